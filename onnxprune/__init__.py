@@ -1,0 +1,1 @@
+"""Compress exported ONNX models, with proof."""

@@ -1,0 +1,1 @@
+"""Prunable dimensions, computed by following the data through the operators."""

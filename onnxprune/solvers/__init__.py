@@ -1,0 +1,1 @@
+"""Array mathematics without graphs: numpy and scipy only."""
