@@ -1,0 +1,182 @@
+"""The one door to onnxruntime sessions."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+
+from onnxprune.errors import ModelError
+from onnxprune.model import Model, save
+
+Array = np.ndarray[Any, Any]
+Feeds = Mapping[str, Array]
+Level = Literal["none", "default"]
+
+# Errors reach the user as our own one line; onnxruntime's log would print them a second time.
+_FATAL = 4
+_LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "default": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_DTYPES = {
+    "tensor(bool)": np.bool_,
+    "tensor(double)": np.float64,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int16)": np.int16,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(int8)": np.int8,
+    "tensor(string)": np.object_,
+    "tensor(uint16)": np.uint16,
+    "tensor(uint32)": np.uint32,
+    "tensor(uint64)": np.uint64,
+    "tensor(uint8)": np.uint8,
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of a model.
+
+    Attributes:
+        dtype: numpy's type; None for types without one (bfloat16, sequences, maps).
+        shape: sizes; a name or None where an axis is dynamic.
+    """
+
+    name: str
+    dtype: np.dtype[Any] | None
+    shape: tuple[int | str | None, ...]
+
+    def __str__(self) -> str:
+        """As the user would write it: `input_ids int64 [batch, sequence]`."""
+        sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
+        return f"{self.name} {self.dtype or 'of an unsupported type'} [{sizes}]"
+
+
+class Session:
+    """A loaded model that runs on one thread unless told otherwise."""
+
+    def __init__(self, session: ort.InferenceSession, name: str) -> None:
+        self._session = session
+        self.name = name
+        self.inputs = tuple(_port(value) for value in session.get_inputs())
+        self.outputs = tuple(_port(value) for value in session.get_outputs())
+
+    def run(self, feeds: Feeds) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            ModelError: the runtime refuses the feeds or fails on them.
+        """
+        names = [port.name for port in self.outputs]
+        try:
+            values = self._session.run(names, dict(feeds))
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelError(f"{self.name}: onnxruntime failed while running it: {first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+
+def open_session(source: Path | str | Model, *, level: Level = "default", threads: int = 1) -> Session:
+    """A session on the CPU provider, with optimizations at their default (all) or off.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    if isinstance(source, Model):
+        with written(source) as path:
+            return open_session(path, level=level, threads=threads)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS[level]
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    name = Path(source).name
+    try:
+        session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(f"{name}: onnxruntime refuses the model: {first_line(error)}") from error
+    return Session(session, name)
+
+
+class written:  # noqa: N801 - reads as a phrase: `with written(model) as path`
+    """A model as a temporary file, for those who need a path."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def __enter__(self) -> Path:
+        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
+        path = Path(self._folder.name) / "model.onnx"
+        try:
+            save(self._model, path)
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        return path
+
+    def __exit__(self, *_: object) -> None:
+        self._folder.cleanup()
+
+
+def observe(model: Model, feeds: Feeds, names: Sequence[str] | None = None, level: Level = "none") -> dict[str, Array]:
+    """Values of intermediate tensors (all that the top graph computes, or those of `names`) for one feed."""
+    session = open_session(with_outputs(model, names), level=level)
+    return session.run(feeds)
+
+
+def with_outputs(model: Model, names: Sequence[str] | None = None) -> Model:
+    """A model that gives out intermediate tensors too, after its own outputs."""
+    copy = model.copy()
+    known = {t.name for t in copy.graph.outputs}
+    wanted = None if names is None else set(names)
+    for node in copy.graph.nodes:
+        for tensor in node.outputs:
+            if tensor.name and tensor.name not in known and (wanted is None or tensor.name in wanted):
+                known.add(tensor.name)
+                # The runtime infers what is left open; a stale annotation would be refused.
+                tensor.dtype = tensor.shape = None
+                copy.graph.outputs.append(tensor)
+    return copy
+
+
+def observe_shapes(model: Model, probes: Sequence[Feeds]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """Each tensor's shape in each probe run, constants included; tensors that are no arrays are left out."""
+    session = open_session(with_outputs(model), level="none")
+    runs: list[dict[str, tuple[int, ...]]] = []
+    for feeds in probes:
+        values = session.run(feeds) | dict(feeds)
+        runs.append({name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)})
+    shapes = {name: tuple(run[name] for run in runs) for name in runs[0] if all(name in run for run in runs)}
+    for tensor in _constants(model):
+        shapes[tensor.name] = (tuple(tensor.shape),) * len(probes)
+    return shapes
+
+
+def _constants(model: Model) -> Iterator[Any]:
+    import onnx_graphsurgeon as gs
+
+    for node in model.graph.nodes:
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant):
+                yield tensor
+
+
+def _port(value: Any) -> Port:
+    dtype = _DTYPES.get(value.type)
+    return Port(value.name, None if dtype is None else np.dtype(dtype), tuple(value.shape))
+
+
+def first_line(error: Exception) -> str:
+    """The line of a runtime's error that says what is wrong, without its own source positions."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    # "[ONNXRuntimeError] : 1 : FAIL : what" and "/path/file.cc:12 function what" carry noise before the message.
+    text = text.rpartition("[ONNXRuntimeError] : ")[2]
+    return text.split(" : ", 2)[-1][:300]
