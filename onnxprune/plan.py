@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.numpy
+
+from onnxprune.errors import PlanError
+from onnxprune.files import atomic
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
@@ -62,3 +69,124 @@ class Report:
     changes: tuple[Change, ...] = ()
     skips: tuple[Skip, ...] = ()
     reverted: tuple[Skip, ...] = ()
+
+
+SCHEMA = "onnxprune.plan/1"
+# A plan's own text is small; anything larger is not one of ours.
+_LARGEST_PLAN_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that turns one model into another without looking at data again.
+
+    Attributes:
+        model_sha256: of the model file that the edits were made for.
+        versions: of the packages that made the plan.
+        options: what was asked, as JSON values.
+    """
+
+    model_sha256: str
+    versions: Mapping[str, str]
+    options: Mapping[str, Any]
+    seed: int
+    edits: tuple[Edit, ...] = ()
+
+    def without(self, ids: frozenset[str]) -> tuple[Plan, frozenset[str]]:
+        """The plan less some edits and all that depend on them, and the ids of everything dropped."""
+        kept, dropped = without(self.edits, ids)
+        return replace(self, edits=kept), dropped
+
+
+def without(edits: Sequence[Edit], ids: Collection[str]) -> tuple[tuple[Edit, ...], frozenset[str]]:
+    """Edits less those of `ids` and all that depend on them, directly or not; and the ids of everything dropped."""
+    dropped = set(ids)
+    kept = []
+    for edit in edits:
+        if edit.id in dropped or dropped.intersection(edit.depends_on):
+            dropped.add(edit.id)
+        else:
+            kept.append(edit)
+    return tuple(kept), frozenset(dropped)
+
+
+def write_plan(plan: Plan, path: Path) -> None:
+    """Write `path` (JSON) and the tensors beside it (`.safetensors`), each whole or not at all.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    tensors = {f"{edit.id}/{name}": array for edit in plan.edits for name, array in edit.tensors.items()}
+    document = {
+        "schema": SCHEMA,
+        "model_sha256": plan.model_sha256,
+        "versions": dict(plan.versions),
+        "options": dict(plan.options),
+        "seed": plan.seed,
+        "edits": [
+            {
+                "id": edit.id,
+                "pass": edit.pass_name,
+                "site": edit.site,
+                "kind": edit.kind,
+                "args": dict(edit.args),
+                "depends_on": list(edit.depends_on),
+                "tensors": sorted(edit.tensors),
+            }
+            for edit in plan.edits
+        ],
+    }
+    with atomic(tensor_path(path)) as file:
+        file.write(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
+    with atomic(path) as file:
+        file.write((json.dumps(document, indent=1) + "\n").encode())
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan and map its tensors. A plan is data: nothing in it is run.
+
+    Raises:
+        PlanError: not a plan, or its tensors are missing or damaged.
+    """
+    try:
+        if path.stat().st_size > _LARGEST_PLAN_BYTES:
+            raise PlanError(f"{path}: a plan is at most {_LARGEST_PLAN_BYTES} bytes. This is another file.")
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise PlanError(f"{path}: cannot be read: {error.strerror}. Name the .json file that optimize wrote.") from error
+    except ValueError as error:
+        raise PlanError(f"{path}: not JSON ({error}). Name the .json file that optimize wrote.") from error
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise PlanError(f"{path}: not a plan of schema {SCHEMA}. Make it again with this version of optimize.")
+    beside = tensor_path(path)
+    try:
+        tensors = safetensors.numpy.load_file(beside)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise PlanError(f"{beside}: the plan's tensors cannot be read ({error}). Keep both files together.") from error
+    try:
+        return Plan(
+            model_sha256=str(document["model_sha256"]),
+            versions=dict(document["versions"]),
+            options=dict(document["options"]),
+            seed=int(document["seed"]),
+            edits=tuple(_edit(entry, tensors) for entry in document["edits"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PlanError(f"{path}: not a whole plan: {error!r}. Make it again with optimize.") from error
+
+
+def tensor_path(path: Path) -> Path:
+    """Where a plan's tensors lie: beside it."""
+    return path.with_suffix(".safetensors")
+
+
+def _edit(entry: Mapping[str, Any], tensors: Tensors) -> Edit:
+    return Edit(
+        id=str(entry["id"]),
+        pass_name=str(entry["pass"]),
+        site=str(entry["site"]),
+        kind=str(entry["kind"]),
+        args=dict(entry["args"]),
+        depends_on=tuple(str(name) for name in entry["depends_on"]),
+        tensors={str(name): tensors[f"{entry['id']}/{name}"] for name in entry["tensors"]},
+    )

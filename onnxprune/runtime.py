@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError
+from onnxprune.graph import constants
 from onnxprune.model import Model, save
 
 Array = np.ndarray[Any, Any]
@@ -154,18 +155,9 @@ def observe_shapes(model: Model, probes: Sequence[Feeds]) -> dict[str, tuple[tup
         values = session.run(feeds) | dict(feeds)
         runs.append({name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)})
     shapes = {name: tuple(run[name] for run in runs) for name in runs[0] if all(name in run for run in runs)}
-    for tensor in _constants(model):
+    for tensor in constants(model.graph):
         shapes[tensor.name] = (tuple(tensor.shape),) * len(probes)
     return shapes
-
-
-def _constants(model: Model) -> Iterator[Any]:
-    import onnx_graphsurgeon as gs
-
-    for node in model.graph.nodes:
-        for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant):
-                yield tensor
 
 
 def _port(value: Any) -> Port:

@@ -1,1 +1,38 @@
-"""The passes."""
+"""The passes, in the order in which a pipeline runs them; third parties add theirs through an entry point."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from onnxprune.errors import OptionError
+from onnxprune.passes.simplify import Simplify
+from onnxprune.passes.sparse_int8 import SparseInt8
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from onnxprune.protocol import Pass
+
+OWN: tuple[type[Pass], ...] = (Simplify, SparseInt8)
+
+
+@cache
+def known() -> Mapping[str, type[Pass]]:
+    """Every pass by name: our own, then those of installed packages.
+
+    Raises:
+        OptionError: two passes have one name.
+    """
+    passes: dict[str, type[Pass]] = {kind.name: kind for kind in OWN}
+    for entry in entry_points(group="onnxprune.passes"):
+        kind = entry.load()
+        if kind.name in passes:
+            raise OptionError(f"Two passes are named {kind.name!r}. Uninstall {entry.value!r} or rename it.")
+        passes[kind.name] = kind
+    return MappingProxyType(passes)
+
+
+__all__ = ["OWN", "Simplify", "SparseInt8", "known"]

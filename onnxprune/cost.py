@@ -1,0 +1,135 @@
+"""What a model costs: numbers, bytes and multiply-accumulate operations."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph import constants, elements, walk
+from onnxprune.model import Model
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Weights are floats or small integers; int32 and int64 constants are shapes, indices and biases on an integer grid.
+_WEIGHT_KINDS = ("f", "V")
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Figures of one model file.
+
+    Attributes:
+        gzip_bytes: of the file at gzip's fastest level.
+        params: numbers in floating-point and 8-bit or smaller constants.
+        nonzero: those that are not zero.
+        macs: multiply-accumulates of one run on the timed input; None where the shapes are unknown.
+    """
+
+    size_bytes: int
+    gzip_bytes: int
+    params: int
+    nonzero: int
+    macs: int | None
+
+
+def cost(model: Model, files: tuple[Path, ...], shapes: Shapes | None) -> Cost:
+    """Figures of a model that lies in `files` (the model file and its external data)."""
+    held = [tensor for tensor in constants(model.graph) if is_weight(tensor)]
+    return Cost(
+        size_bytes=sum(path.stat().st_size for path in files),
+        gzip_bytes=sum(map(gzip_bytes, files)),
+        params=sum(map(elements, held)),
+        nonzero=sum(int(np.count_nonzero(tensor.values)) for tensor in held),
+        macs=None if shapes is None else macs(model, shapes),
+    )
+
+
+def is_weight(constant: gs.Constant) -> bool:
+    """Whether a constant holds weights rather than shapes or indices."""
+    values = constant._values  # noqa: SLF001 - the type is known without reading the weights
+    if hasattr(values, "stored"):
+        return True
+    dtype = constant.values.dtype if not isinstance(values, np.ndarray) else values.dtype
+    return bool(dtype.kind in _WEIGHT_KINDS or dtype in (np.int8, np.uint8))
+
+
+def gzip_bytes(path: Path) -> int:
+    """Size of the file under gzip's fastest level, streamed."""
+    packer, total = zlib.compressobj(1, zlib.DEFLATED, 31), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            total += len(packer.compress(chunk))
+    return total + len(packer.flush())
+
+
+def macs(model: Model, shapes: Shapes) -> int:
+    """Multiply-accumulates of one run; control-flow bodies are not entered."""
+    return sum(node_macs(node, shapes) for graph, node in walk(model.graph) if graph is model.graph)
+
+
+def node_macs(node: gs.Node, shapes: Shapes) -> int:
+    """Multiply-accumulates of one node, 0 for operators that do not multiply matrices."""
+    rule = _MACS.get(node.op)
+    if rule is None or any(t.name and t.name not in shapes for t in [*node.inputs[:2], *node.outputs[:1]]):
+        return 0
+    return rule(node, shapes)
+
+
+def _product(node: gs.Node, shapes: Shapes) -> int:
+    left, out = shapes[node.inputs[0].name], shapes[node.outputs[0].name]
+    depth = left[0] if node.attrs.get("transA") and node.op == "Gemm" else left[-1]
+    return math.prod(out) * depth
+
+
+def _quantized_product(node: gs.Node, shapes: Shapes) -> int:
+    return math.prod(shapes[node.outputs[0].name]) * shapes[node.inputs[0].name][-1]
+
+
+def _packed_product(node: gs.Node, shapes: Shapes) -> int:
+    return math.prod(shapes[node.outputs[0].name]) * int(node.attrs["K"])
+
+
+def _convolution(slot: int) -> Callable[[gs.Node, Shapes], int]:
+    def rule(node: gs.Node, shapes: Shapes) -> int:
+        weight = shapes.get(node.inputs[slot].name)
+        if weight is None:
+            return 0
+        # Conv: [out, in/group, k…] on every output position; ConvTranspose: [in, out/group, k…] on every input one.
+        positions = shapes[node.inputs[0].name] if node.op == "ConvTranspose" else shapes[node.outputs[0].name]
+        return positions[0] * math.prod(positions[2:]) * math.prod(weight)
+
+    return rule
+
+
+def _recurrent(node: gs.Node, shapes: Shapes) -> int:
+    steps, batch, _ = shapes[node.inputs[0].name]
+    weights = [shapes.get(node.inputs[slot].name, (0,)) for slot in (1, 2)]
+    return steps * batch * sum(map(math.prod, weights))
+
+
+_MACS: dict[str, Callable[[gs.Node, Shapes], int]] = {
+    "Conv": _convolution(1),
+    "ConvInteger": _convolution(1),
+    "ConvTranspose": _convolution(1),
+    "DynamicQuantizeLSTM": _recurrent,
+    "DynamicQuantizeMatMul": _quantized_product,
+    "FusedConv": _convolution(1),
+    "FusedMatMul": _product,
+    "GRU": _recurrent,
+    "Gemm": _product,
+    "LSTM": _recurrent,
+    "MatMul": _product,
+    "MatMulInteger": _quantized_product,
+    "MatMulIntegerToFloat": _quantized_product,
+    "MatMulNBits": _packed_product,
+    "QLinearConv": _convolution(3),
+    "QLinearMatMul": _quantized_product,
+    "RNN": _recurrent,
+}

@@ -1,0 +1,198 @@
+"""Integer forms of operators: the graph side of quantization, for weights that were solved before.
+
+Each form leaves the reader's output tensor in place, so that names downstream survive.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune.rewrite import Rewriter, onnx_type, substitute
+from onnxprune.solvers.quantize import affine_uint8
+from onnxprune.weights import Use
+
+Array = np.ndarray[Any, Any]
+FLOAT = onnx.TensorProto.FLOAT
+
+
+class Int8Writer:
+    """Rewrites the readers of one model's weights; activations that several readers share are quantized once."""
+
+    def __init__(self, graph: gs.Graph) -> None:
+        self.rewriter = Rewriter(graph)
+        self._dynamic: dict[str, tuple[gs.Tensor, gs.Tensor, gs.Tensor]] = {
+            node.inputs[0].name: tuple(node.outputs) for node in graph.nodes if node.op == "DynamicQuantizeLinear"
+        }
+        self._static: dict[str, gs.Tensor] = {}
+
+    def finish(self) -> None:
+        """Put the graph together."""
+        self.rewriter.finish()
+
+    def dynamic(self, use: Use, weight: gs.Tensor, scale: gs.Constant, dtype: np.dtype[Any]) -> None:
+        """MatMul or Gemm as an integer product whose activations are quantized at run time.
+
+        The form that onnxruntime fuses: DynamicQuantizeLinear, MatMulInteger, Cast, Mul by the product of both scales.
+
+        Args:
+            weight: int8 [k, n].
+            scale: float32 [n], or a single step.
+            dtype: the float type of the model around it.
+        """
+        make, node = self.rewriter, use.node
+        numbers, step, zero_point = self._quantized(node.inputs[0], dtype)
+        name = use.name
+        integer, product, steps = (make.variable(f"{name}.{part}") for part in ("int32", "float", "scale"))
+        new = [
+            make.node("MatMulInteger", [numbers, weight, zero_point], [integer]),
+            make.node("Cast", [integer], [product], to=FLOAT),
+            make.node("Mul", [step, scale], [steps]),
+        ]
+        result = make.variable(f"{name}.product")
+        new.append(make.node("Mul", [product, steps], [result]))
+        if dtype != np.float32:
+            cast, result = make.cast(result, onnx_type(dtype), f"{name}.cast")
+            new.append(cast)
+        if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name:
+            bias = self._scaled_bias(node, new)
+            new.append(make.node("Add", [result, bias], [make.variable(f"{name}.biased")]))
+        make.replace(node, new)
+
+    def _scaled_bias(self, node: gs.Node, new: list[gs.Node]) -> gs.Tensor:
+        bias, beta = node.inputs[2], float(node.attrs.get("beta", 1.0))
+        if beta == 1.0:
+            return bias
+        if isinstance(bias, gs.Constant):
+            values = bias.values
+            return self.rewriter.constant(f"{bias.name}.scaled", (values * beta).astype(values.dtype))
+        out = self.rewriter.variable(f"{bias.name}.scaled")
+        factor = self.rewriter.constant(f"{out.name}.beta", np.array(beta, np.float32))
+        new.append(self.rewriter.node("Mul", [bias, factor], [out]))
+        return out
+
+    def _quantized(self, tensor: gs.Tensor, dtype: np.dtype[Any]) -> tuple[gs.Tensor, gs.Tensor, gs.Tensor]:
+        known = self._dynamic.get(tensor.name)
+        if known is not None:
+            return known
+        make, nodes, source = self.rewriter, [], tensor
+        if dtype != np.float32:
+            cast, source = make.cast(tensor, FLOAT, f"{tensor.name}.float32")
+            nodes.append(cast)
+        outputs = [make.variable(f"{tensor.name}.{part}") for part in ("uint8", "step", "zero_point")]
+        nodes.append(make.node("DynamicQuantizeLinear", [source], outputs))
+        make.after(tensor, nodes)
+        self._dynamic[tensor.name] = (outputs[0], outputs[1], outputs[2])
+        return self._dynamic[tensor.name]
+
+    def gathered(self, use: Use, weight: gs.Tensor, scale: gs.Constant, dtype: np.dtype[Any]) -> None:
+        """An embedding whose rows are looked up as int8 and then scaled.
+
+        Args:
+            weight: int8 [rows, …].
+            scale: [rows, 1 …], float16 or float32.
+        """
+        make, node, name = self.rewriter, use.node, use.name
+        indices = node.inputs[1]
+        attrs = dict(node.attrs)
+        rows, steps = make.variable(f"{name}.int8"), make.variable(f"{name}.scale")
+        cast_rows, floats = make.cast(rows, onnx_type(dtype), f"{name}.float")
+        new = [
+            make.node("Gather", [weight, indices], [rows], **attrs),
+            make.node("Gather", [scale, indices], [steps], **attrs),
+            cast_rows,
+        ]
+        if scale.dtype != dtype:
+            cast_steps, steps = make.cast(steps, onnx_type(dtype), f"{name}.step")
+            new.append(cast_steps)
+        new.append(make.node("Mul", [floats, steps], [make.variable(f"{name}.row")]))
+        make.replace(node, new)
+
+    def stored(self, weight: gs.Constant, scale: gs.Constant, uses: list[Use], dtype: np.dtype[Any]) -> gs.Tensor:
+        """A weight that is int8 in the file and float once the runtime has folded Cast and Mul at load.
+
+        Args:
+            weight: int8, any shape.
+            scale: broadcasts against `weight`, of type `dtype`.
+        """
+        make = self.rewriter
+        cast, floats = make.cast(weight, onnx_type(dtype), f"{weight.name}.float")
+        decoded = make.variable(f"{weight.name}.decoded")
+        make.after(weight, [cast, make.node("Mul", [floats, scale], [decoded])])
+        for use in uses:
+            reader = use.views[0] if use.views else use.node
+            slot = 0 if use.views else use.slot
+            reader.inputs[slot] = decoded
+        return decoded
+
+    def static_convolution(
+        self, use: Use, weight: gs.Constant, scale: gs.Constant, bias: Array | None, ranges: dict[str, Any]
+    ) -> None:
+        """Conv between QuantizeLinear and DequantizeLinear, the form that onnxruntime fuses to QLinearConv.
+
+        Args:
+            weight: int8, output channels on axis 0.
+            scale: float32 [output channels].
+            bias: float32 [output channels], or None.
+            ranges: `input` and `output`: the [low, high] that calibration saw; `result`: the tensor that carries the
+                output's range, behind an activation where one follows.
+        """
+        make, node = self.rewriter, use.node
+        source = self._requantized(node.inputs[0], *ranges["input"])
+        input_scale = source.inputs[0].inputs[1].values
+        zeros = make.constant(f"{weight.name}.zero_point", np.zeros(scale.shape, np.int8))
+        decoded = make.variable(f"{weight.name}.decoded")
+        new = [make.node("DequantizeLinear", [weight, scale, zeros], [decoded], axis=0)]
+        inputs: list[gs.Tensor] = [source, decoded]
+        if bias is not None:
+            steps = (scale.values.astype(np.float64) * float(input_scale)).astype(np.float32)
+            limit = np.iinfo(np.int32)
+            integers = np.clip(np.rint(bias / steps.astype(np.float64)), limit.min, limit.max).astype(np.int32)
+            bias_tensor = make.variable(f"{use.name}.bias")
+            new.append(
+                make.node(
+                    "DequantizeLinear",
+                    [
+                        make.constant(f"{use.name}.bias.int32", integers),
+                        make.constant(f"{use.name}.bias.scale", steps),
+                        make.constant(f"{use.name}.bias.zero_point", np.zeros(steps.shape, np.int32)),
+                    ],
+                    [bias_tensor],
+                    axis=0,
+                )
+            )
+            inputs.append(bias_tensor)
+        make.before(node, new)
+        node.inputs = inputs
+        self._requantized(self.tensor(ranges["result"]), *ranges["output"])
+
+    def tensor(self, name: str) -> gs.Tensor:
+        """A tensor of the graph by name."""
+        return self.rewriter.graph.tensors()[name]
+
+    def _requantized(self, tensor: gs.Tensor, low: float, high: float) -> gs.Tensor:
+        """`tensor` rounded to 8 bits; everything that reads it reads the rounded form from now on."""
+        known = self._static.get(tensor.name)
+        if known is not None:
+            return known
+        producer = tensor.inputs[0] if tensor.inputs else None
+        if producer is not None and producer.op == "DequantizeLinear":
+            return tensor
+        for reader in tensor.outputs:
+            if reader.op == "QuantizeLinear" and reader.outputs[0].outputs:
+                return reader.outputs[0].outputs[0].outputs[0]
+        make = self.rewriter
+        scale, zero_point = affine_uint8(low, high)
+        step = make.constant(f"{tensor.name}.scale", np.array(scale, np.float32))
+        zero = make.constant(f"{tensor.name}.zero_point", np.array(zero_point, np.uint8))
+        integers, floats = make.variable(f"{tensor.name}.uint8"), make.variable(f"{tensor.name}.dequantized")
+        readers = list(tensor.outputs)
+        quantize = make.node("QuantizeLinear", [tensor, step, zero], [integers])
+        dequantize = make.node("DequantizeLinear", [integers, step, zero], [floats])
+        make.after(tensor, [quantize, dequantize])
+        substitute(tensor, floats, readers)
+        self._static[tensor.name] = floats
+        return floats

@@ -1,0 +1,48 @@
+"""Symmetric integer grids: zero is exact, so that pruned weights stay pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+INT8_MAX = 127
+
+
+def symmetric_scale(weight: Array, axes: Sequence[int], *, largest: int = INT8_MAX, dtype: Any = np.float32) -> Array:
+    """The step that maps the largest magnitude of each channel to `largest`.
+
+    Args:
+        weight: any shape.
+        axes: the axes that keep a scale of their own; all others are reduced to size 1.
+        largest: the largest integer of the grid.
+        dtype: type the scale is stored in; rounding to it happens here, so that it costs no accuracy later.
+
+    Returns:
+        Scales that broadcast against `weight`, positive; 1 for a channel of zeros.
+    """
+    reduced = tuple(axis for axis in range(weight.ndim) if axis not in {a % weight.ndim for a in axes})
+    peak = np.max(np.abs(weight), axis=reduced, keepdims=True).astype(np.float64) if weight.size else np.ones(())
+    scale = (peak / largest).astype(dtype)
+    # A step that vanishes in `dtype` would divide by zero: such a channel is all zeros for every practical purpose.
+    return np.where(scale > 0, scale, np.ones((), dtype)).astype(dtype)
+
+
+def round_to_grid(weight: Array, scale: Array, *, largest: int = INT8_MAX) -> Array:
+    """Nearest integers of `weight / scale` in [-largest, largest], as int8.
+
+    The error is at most half a step wherever `scale` came from `symmetric_scale`, up to the rounding of the scale.
+    """
+    steps = np.rint(weight.astype(np.float32) / scale.astype(np.float32))
+    return np.clip(steps, -largest, largest).astype(np.int8)
+
+
+def affine_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """Scale and zero point of an unsigned 8-bit grid that covers [low, high] and holds zero exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32((high - low) / 255) if high > low else np.float32(1)
+    zero_point = np.uint8(np.clip(np.rint(-low / float(scale)), 0, 255))
+    return scale, zero_point

@@ -1,0 +1,178 @@
+"""Fold what is constant, drop what does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from onnxprune.calibration import Needs
+from onnxprune.graph import constants, elements, stored_bytes, walk
+from onnxprune.model import Model, to_skeleton
+from onnxprune.plan import Change, Edit
+from onnxprune.protocol import Context, Proposal
+from onnxprune.rewrite import substitute
+from onnxprune.sites import GRAPH, Site
+from onnxprune.weights import seen_through
+
+# Folding a quantizer would turn stored integers back into floats; folding a random source would freeze it.
+_NEVER_FOLDED = {
+    "Bernoulli",
+    "DequantizeLinear",
+    "Multinomial",
+    "QuantizeLinear",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+# Views whose result is as large as the constant they read, so that folding never grows the file.
+_FREE_VIEWS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Simplify:
+    """Fold constants, remove identities and dead nodes, drop stale shapes. Outputs do not change.
+
+    Attributes:
+        limit: bytes up to which a folded result may be larger than what it was computed from.
+    """
+
+    name: ClassVar[str] = "simplify"
+    lossless: ClassVar[bool] = True
+    limit: int = 65536
+
+    def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Nothing: the graph says it all."""
+        del model, sites
+        return Needs()
+
+    def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit of the whole graph."""
+        del model, sites, context
+        return Proposal((Edit(id="simplify", pass_name=self.name, site=GRAPH, kind="fold", args={"limit": self.limit}),))
+
+    def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The folded model; the change counts nodes in words and storage in numbers."""
+        changes = []
+        for edit in edits:
+            before = model
+            model = _folded(model, int(edit.args["limit"]))
+            changes.append(_change(edit.site, before, model))
+        return model, tuple(changes)
+
+
+def _folded(model: Model, limit: int) -> Model:
+    result = model.copy()
+    graph = result.graph
+    _refresh_shapes(result)
+    overridable = model.overridable
+
+    def fixed(node: gs.Node) -> bool:
+        return bool(
+            node.op in _NEVER_FOLDED or node.domain or any(tensor.name in overridable for tensor in node.inputs)
+        )
+
+    graph.fold_constants(size_threshold=limit, should_exclude_node=fixed, flatten_subgraphs=False)
+    for tensor in constants(graph):
+        tensor.inputs.clear()
+    _fold_views(graph, overridable)
+    _drop_identities(graph)
+    graph.cleanup(remove_unused_graph_inputs=False)
+    _drop_shapes(graph)
+    return result
+
+
+def _refresh_shapes(model: Model) -> None:
+    """Shapes as onnx infers them now; what the file claims may be stale."""
+    _drop_shapes(model.graph)
+    inferred = onnx.shape_inference.infer_shapes(to_skeleton(model), data_prop=True).graph.value_info
+    known = {info.name: info for info in inferred}
+    for node in model.graph.nodes:
+        for tensor in node.outputs:
+            info = known.get(tensor.name)
+            if info is None or not info.type.tensor_type.HasField("shape") or tensor.shape is not None:
+                continue
+            kind = info.type.tensor_type
+            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
+            tensor.shape = [
+                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "") for dim in kind.shape.dim
+            ]
+
+
+def _drop_shapes(graph: gs.Graph) -> None:
+    kept = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
+    for _, node in walk(graph):
+        for tensor in node.outputs:
+            if isinstance(tensor, gs.Variable) and id(tensor) not in kept:
+                tensor.shape = tensor.dtype = None
+
+
+def _fold_views(graph: gs.Graph, overridable: frozenset[str]) -> None:
+    """Weights that stand behind a Transpose or Reshape of their own are stored as their reader wants them."""
+    outputs = {id(tensor) for tensor in graph.outputs}
+    for node in graph.nodes:
+        if node.op not in _FREE_VIEWS or node.domain or not node.inputs:
+            continue
+        source, out = node.inputs[0], node.outputs[0]
+        private = isinstance(source, gs.Constant) and len(source.outputs) == 1 and source.name not in overridable
+        if not private or any(not isinstance(tensor, gs.Constant) for tensor in node.inputs) or id(out) in outputs:
+            continue
+        if any(tensor.name in overridable for tensor in node.inputs):
+            continue
+        values = seen_through(source, [node])
+        node.inputs.clear()
+        node.outputs.clear()
+        out.to_constant(values)
+        # The weight keeps the name its owner knows.
+        out.name = source.name
+
+
+def _drop_identities(graph: gs.Graph) -> None:
+    inner = {
+        id(tensor) for _, node in walk(graph) for body in node.attrs.values() if isinstance(body, gs.Graph)
+        for tensor in body.outputs
+    }  # fmt: skip
+    outer = {id(tensor) for tensor in graph.outputs}
+    for node in graph.nodes:
+        if not _does_nothing(node):
+            continue
+        source, out = node.inputs[0], node.outputs[0]
+        if id(out) in outer or id(out) in inner or any(tensor.outputs for tensor in node.outputs[1:]):
+            continue
+        substitute(out, source)
+        node.inputs.clear()
+        node.outputs.clear()
+
+
+def _does_nothing(node: gs.Node) -> bool:
+    if node.domain or not node.inputs or not node.outputs:
+        return False
+    if node.op == "Identity":
+        return True
+    if node.op == "Dropout":
+        training = node.inputs[2] if len(node.inputs) > 2 else None
+        return training is None or not training.name or (isinstance(training, gs.Constant) and not training.values)
+    if node.op == "Transpose":
+        order = list(node.attrs.get("perm", ()))
+        return bool(order) and order == sorted(order)
+    return False
+
+
+def _change(site: str, before: Model, after: Model) -> Change:
+    def totals(model: Model) -> tuple[int, int, int]:
+        held = list(constants(model.graph))
+        return len(model.graph.nodes), sum(map(elements, held)), sum(map(stored_bytes, held))
+
+    (nodes, params, size), (nodes_after, params_after, size_after) = totals(before), totals(after)
+    return Change(
+        site=site,
+        what=f"{nodes} nodes became {nodes_after}",
+        params_before=params,
+        params_after=params_after,
+        bytes_before=size,
+        bytes_after=size_after,
+    )

@@ -1,0 +1,352 @@
+"""Store weights as int8, and multiply with integers where that is what the runtime is fast at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune import int8
+from onnxprune.calibration import Needs
+from onnxprune.errors import Declined, OptionError
+from onnxprune.graph import elements, stored_bytes, walk
+from onnxprune.model import Model, raise_opset
+from onnxprune.plan import Change, Edit, Skip
+from onnxprune.protocol import Context, Proposal
+from onnxprune.sites import GRAPH, Site
+from onnxprune.solvers.quantize import round_to_grid, symmetric_scale
+from onnxprune.weights import Use, Weight, find_weights
+
+Array = np.ndarray[Any, Any]
+Form = Literal["dynamic", "gather", "static", "stored"]
+
+# Nodes that hold integers already; quantizing twice loses twice.
+_QUANTIZED = {
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+    "GatherBlockQuantized",
+    "MatMulBnb4",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+}
+# Below this many inputs or outputs the integer product loses to the float one (TRAPS: measured for K or N < 16).
+_SMALLEST_PRODUCT = 16
+# Below this many numbers a weight saves less than its scales and nodes cost.
+_SMALLEST_WEIGHT = 1024
+# Per-channel DequantizeLinear and the opset that has it.
+_STATIC_OPSET = 13
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseInt8:
+    """Int8 weights with one scale a channel, zeros exact; products of integers where activations allow.
+
+    Attributes:
+        linears: `dynamic` quantizes activations at run time and multiplies integers; `stored` keeps the product in
+            float and only the file small; `float` leaves linears alone.
+        convs: `static` multiplies integers between calibrated ranges (needs sample inputs), `stored` keeps the
+            product in float; `auto` is static where there are sample inputs; `float` leaves convolutions alone.
+        embeddings: whether embedding tables become int8 with one scale a row.
+    """
+
+    name: ClassVar[str] = "sparse-int8"
+    lossless: ClassVar[bool] = False
+    linears: Literal["dynamic", "stored", "float"] = "dynamic"
+    convs: Literal["auto", "static", "stored", "float"] = "auto"
+    embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        """Reject values that no form stands for."""
+        if self.linears not in {"dynamic", "stored", "float"}:
+            raise OptionError(f"{self.name}: linears must be one of dynamic, stored, float, got {self.linears!r}.")
+        if self.convs not in {"auto", "static", "stored", "float"}:
+            raise OptionError(f"{self.name}: convs must be one of auto, static, stored, float, got {self.convs!r}.")
+
+    def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Ranges around every convolution, where they may become static."""
+        del sites
+        if self.convs not in {"auto", "static"}:
+            return Needs()
+        names: set[str] = set()
+        for weight in find_weights(model.graph, model.overridable):
+            for use in weight.uses:
+                if _can_be_static(use):
+                    names |= {use.node.inputs[0].name, _result(use.node).name}
+        return Needs(ranges=frozenset(names))
+
+    def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit a weight, each with all its readers; readers that cannot follow keep the weight in float."""
+        edits: list[Edit] = []
+        skips: list[Skip] = list(_left_alone(model))
+        weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
+        for site in sites:
+            if site.weight not in weights:
+                continue
+            try:
+                edits.append(self._edit(site, weights[site.weight], context))
+            except Declined as reason:
+                skips.append(Skip(site=site.id, why=str(reason)))
+        if any("static" in edit.args["forms"].values() for edit in edits) and model.graph.opset < _STATIC_OPSET:
+            edits = self._with_opset(edits)
+        return Proposal(tuple(edits), tuple(skips))
+
+    def _with_opset(self, edits: list[Edit]) -> list[Edit]:
+        first = Edit(
+            id=f"{self.name}.opset", pass_name=self.name, site=GRAPH, kind="raise-opset", args={"to": _STATIC_OPSET}
+        )
+        waiting = [
+            edit
+            if "static" not in edit.args["forms"].values()
+            else Edit(**{**vars(edit), "depends_on": (*edit.depends_on, first.id)})
+            for edit in edits
+        ]
+        return [first, *waiting]
+
+    def _edit(self, site: Site, weight: Weight, context: Context) -> Edit:
+        if elements(weight.constant) < _SMALLEST_WEIGHT:
+            raise Declined(f"{elements(weight.constant)} numbers: its scales would outweigh what int8 saves")
+        if weight.others:
+            reader = weight.others[0]
+            raise Declined(f"also read by {reader.op} {reader.outputs[0].name!r}, which wants it in float")
+        forms = {use.name: self._form(use, weight, context) for use in weight.uses}
+        axes = {_scale_axes(use, form, weight) for use, form in zip(weight.uses, forms.values(), strict=True)}
+        if len(axes) > 1:
+            raise Declined("its readers need their scales on different axes")
+        (kept,) = axes
+        args: dict[str, Any] = {"weight": weight.constant.name, "forms": forms}
+        values = weight.constant.values
+        if set(forms.values()) == {"dynamic"} and len({_wants_transposed(use) for use in weight.uses}) == 1:
+            # The product's own layout, so that no Transpose is left to run.
+            if _wants_transposed(weight.uses[0]):
+                values, kept = values.T, tuple(1 - axis for axis in kept)
+            args["layout"] = "product"
+        if "static" in forms.values():
+            args["ranges"] = {
+                use.name: _ranges(use, context) for use in weight.uses if forms[use.name] == "static"
+            }  # fmt: skip
+        # A row's scale is looked up with the row; half precision halves its cost and is rounded before the weights.
+        small = set(forms.values()) == {"gather"} and _fits_half(values, kept)
+        scale = symmetric_scale(values, kept, dtype=np.float16 if small else np.float32)
+        return Edit(
+            id=f"{self.name}.{site.id}",
+            pass_name=self.name,
+            site=site.id,
+            kind="quantize-weight",
+            args=args,
+            tensors={"weight": round_to_grid(values, scale), "scale": scale},
+        )
+
+    def _form(self, use: Use, weight: Weight, context: Context) -> Form:
+        if use.role == "embedding":
+            return self._embedding_form(use)
+        if use.role == "linear":
+            return self._linear_form(use, weight)
+        if use.role == "recurrent":
+            return "stored"
+        if self.convs == "float":
+            raise Declined("option convs=float")
+        ranged = context.statistics is not None and _can_be_static(use) and _has_ranges(use, context)
+        if self.convs in {"auto", "static"} and ranged:
+            return "static"
+        if self.convs == "static":
+            raise Declined("option convs=static: needs sample inputs and a convolution without padding modes")
+        return "stored"
+
+    def _embedding_form(self, use: Use) -> Form:
+        if not self.embeddings:
+            raise Declined("option embeddings=no")
+        if use.node.op != "Gather":
+            return "stored"
+        if use.node.attrs.get("axis", 0) != 0 or use.views:
+            raise Declined("rows are not looked up on the table's first axis")
+        return "gather"
+
+    def _linear_form(self, use: Use, weight: Weight) -> Form:
+        if self.linears == "float":
+            raise Declined("option linears=float")
+        if use.node.op not in {"MatMul", "Gemm"} or self.linears == "stored":
+            return "stored"
+        if use.slot != 1:
+            raise Declined("the weight is the left operand of the product")
+        if use.permutation is None or len(weight.constant.shape) != 2:
+            return "stored"
+        if use.node.attrs.get("transA", 0):
+            raise Declined("the activations are transposed by the product (transA)")
+        if weight.constant.dtype not in (np.float32, np.float16):
+            raise Declined(f"{weight.constant.dtype} products have no integer form")
+        rows, columns = weight.constant.shape
+        if min(rows, columns) < _SMALLEST_PRODUCT:
+            raise Declined(f"{rows} x {columns}: a product this narrow is slower with integers")
+        return "dynamic"
+
+    def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The model with its weights replaced; tensors of the edits are written as they are."""
+        changes = []
+        result = model
+        for edit in edits:
+            if edit.kind == "raise-opset":
+                result = raise_opset(result, int(edit.args["to"]))
+                changes.append(Change(site=edit.site, what=f"opset {model.graph.opset} became {edit.args['to']}"))
+        result = result.copy()
+        weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
+        writer = int8.Int8Writer(result.graph)
+        for edit in edits:
+            if edit.kind == "quantize-weight":
+                weight = weights.get(edit.args["weight"])
+                if weight is None:
+                    raise Declined(f"{edit.site}: the model has no weight {edit.args['weight']!r}")
+                changes.append(_write(writer, weight, edit))
+        writer.finish()
+        result.graph.cleanup(remove_unused_graph_inputs=False)
+        return result, tuple(changes)
+
+
+def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
+    numbers, scale = edit.tensors["weight"], edit.tensors["scale"]
+    forms = edit.args["forms"]
+    constant = weight.constant
+    dtype = constant.dtype
+    before = stored_bytes(constant)
+    integers = writer.rewriter.constant(f"{constant.name}.int8", numbers)
+    if forms.keys() != {use.name for use in weight.uses}:
+        raise Declined(f"{edit.site}: the readers of {constant.name!r} are not those of the plan")
+    stored = [use for use in weight.uses if forms[use.name] == "stored"]
+    if stored:
+        steps = writer.rewriter.constant(f"{constant.name}.scale", scale.astype(dtype))
+        writer.stored(integers, steps, stored, dtype)
+    for use in weight.uses:
+        form = forms[use.name]
+        if form == "gather":
+            steps = writer.rewriter.constant(f"{constant.name}.scale", scale)
+            writer.gathered(use, integers, steps, dtype)
+        elif form == "dynamic":
+            product, alpha = _product_operand(writer, use, integers, edit), float(use.node.attrs.get("alpha", 1.0))
+            flat = (scale.astype(np.float64).ravel() * alpha).astype(np.float32)
+            writer.dynamic(use, product, writer.rewriter.constant(f"{constant.name}.scale", flat), dtype)
+        elif form == "static":
+            steps = writer.rewriter.constant(f"{constant.name}.scale", scale.astype(np.float32).ravel())
+            ranges = edit.args["ranges"][use.name]
+            writer.static_convolution(use, integers, steps, _bias(use.node), ranges)
+    return Change(
+        site=edit.site,
+        what=f"{use_words(forms)}: {'x'.join(map(str, numbers.shape))} as int8",
+        params_before=elements(constant),
+        params_after=elements(constant),
+        bytes_before=before,
+        bytes_after=numbers.nbytes + scale.nbytes,
+    )
+
+
+def use_words(forms: dict[str, str]) -> str:
+    """The forms of an edit as the report says them."""
+    words = {
+        "dynamic": "integer product",
+        "gather": "embedding rows",
+        "static": "integer convolution",
+        "stored": "weights decoded at load",
+    }
+    return ", ".join(words[form] for form in sorted(set(forms.values())))
+
+
+def _product_operand(writer: int8.Int8Writer, use: Use, integers: gs.Constant, edit: Edit) -> gs.Tensor:
+    if edit.args.get("layout") == "product" or not _wants_transposed(use):
+        return integers
+    out = writer.rewriter.variable(f"{integers.name}.transposed")
+    writer.rewriter.after(integers, [writer.rewriter.node("Transpose", [integers], [out], perm=[1, 0])])
+    return out
+
+
+def _wants_transposed(use: Use) -> bool:
+    """Whether the product reads the stored matrix transposed."""
+    swapped = use.permutation == (1, 0)
+    return swapped != bool(use.node.op == "Gemm" and use.node.attrs.get("transB", 0))
+
+
+def _scale_axes(use: Use, form: Form, weight: Weight) -> tuple[int, ...]:
+    """Axes of the stored weight that keep a scale of their own: those of the output features."""
+    rank = len(weight.constant.shape)
+    if use.role == "embedding":
+        return (0,)
+    if use.role == "conv":
+        return (1,) if use.node.op == "ConvTranspose" and use.node.attrs.get("group", 1) == 1 else (0,)
+    if use.role == "recurrent":
+        return (0, 1)
+    if form == "dynamic":
+        return (0,) if _wants_transposed(use) else (1,)
+    # A product of stacked matrices, or a weight behind a view that does more than permute.
+    if use.permutation is None:
+        return (0,)
+    return tuple(range(rank - 2)) + ((rank - 2,) if _wants_transposed(use) else (rank - 1,))
+
+
+def _fits_half(values: Array, kept: tuple[int, ...]) -> bool:
+    """Whether every scale is a normal half-precision number, so that rounding it costs less than 0.05 %."""
+    scale = symmetric_scale(values, kept)
+    return bool(scale.min() > np.finfo(np.float16).tiny and scale.max() < np.finfo(np.float16).max)
+
+
+def _can_be_static(use: Use) -> bool:
+    node = use.node
+    plain = node.op == "Conv" and not node.domain and not use.views
+    biased = len(node.inputs) > 2 and bool(node.inputs[2].name)
+    # An output of the graph stays in float, and the runtime merges a convolution only between integers.
+    read = bool(_result(node).outputs)
+    return plain and read and (not biased or isinstance(node.inputs[2], gs.Constant))
+
+
+def _result(node: gs.Node) -> gs.Tensor:
+    """The convolution's output, behind the activation that the runtime merges into it."""
+    out = node.outputs[0]
+    if len(out.outputs) == 1 and out.outputs[0].op in {"Relu", "Clip"}:
+        return out.outputs[0].outputs[0]
+    return out
+
+
+def _has_ranges(use: Use, context: Context) -> bool:
+    ranges = context.statistics.ranges if context.statistics is not None else {}
+    return use.node.inputs[0].name in ranges and _result(use.node).name in ranges
+
+
+def _ranges(use: Use, context: Context) -> dict[str, Any]:
+    if context.statistics is None:
+        raise Declined("no sample inputs, so no ranges")
+    ranges = context.statistics.ranges
+    result = _result(use.node).name
+    return {
+        "input": [float(value) for value in ranges[use.node.inputs[0].name]],
+        "output": [float(value) for value in ranges[result]],
+        "result": result,
+    }
+
+
+def _bias(node: gs.Node) -> Array | None:
+    if len(node.inputs) < 3 or not node.inputs[2].name:
+        return None
+    values: Array = node.inputs[2].values
+    return values
+
+
+def _left_alone(model: Model) -> list[Skip]:
+    """Readers of weights that are no site: quantized already, inside a body, or open to the caller."""
+    skips = []
+    for graph, node in walk(model.graph):
+        name = node.outputs[0].name
+        if node.op in _QUANTIZED:
+            skips.append(Skip(site=name, why=f"already quantized: {node.op}"))
+        elif graph is not model.graph and node.op in {"MatMul", "Gemm", "Conv", "LSTM", "GRU"}:
+            skips.append(Skip(site=name, why=f"{node.op} inside the body of a control-flow operator"))
+        elif node.op in {"MatMul", "Gemm", "Conv", "ConvTranspose"} and len(node.inputs) > 1:
+            if node.inputs[1].name in model.overridable:
+                skips.append(Skip(site=name, why="the weight is a graph input too: a caller may override it"))
+    return skips
