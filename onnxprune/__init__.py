@@ -1,1 +1,29 @@
-"""Compress exported ONNX models, with proof."""
+"""Compress exported ONNX models, with proof: `from onnxprune import ...` is the whole public surface."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxprune.comparison import time, validate
+    from onnxprune.inspection import inspect
+    from onnxprune.pipeline import apply, optimize
+
+# Looked up when first used, so that importing the package costs next to nothing.
+_HOMES = {
+    "apply": "onnxprune.pipeline",
+    "inspect": "onnxprune.inspection",
+    "optimize": "onnxprune.pipeline",
+    "time": "onnxprune.comparison",
+    "validate": "onnxprune.comparison",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["apply", "inspect", "optimize", "time", "validate"]

@@ -135,10 +135,30 @@ def load(path: Path | str) -> Model:
     return _parse(memoryview(mapped), path)
 
 
+def data_files(path: Path | str) -> tuple[Path, ...]:
+    """The files beside a model that hold its weights, in the order in which the model names them."""
+    path = Path(path)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    proto = onnx.ModelProto.FromString(wire.skeleton(memoryview(mapped), MAPPED_BYTES))
+    names = [
+        entry.value
+        for tensor in _tensors(proto.graph)
+        if tensor.data_location == _EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location" and entry.value
+    ]
+    return tuple(path.parent / name for name in dict.fromkeys(names))
+
+
 def digest(path: Path | str) -> str:
-    """SHA-256 of a model file, as hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a model file, followed by that of each of its data files where it has some."""
+    files = (Path(path), *data_files(path))
+    digests = []
+    for name in files:
+        with name.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return ":".join(digests)
 
 
 def _parse(data: memoryview, path: Path) -> Model:

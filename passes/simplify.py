@@ -115,7 +115,7 @@ def _fold_views(graph: gs.Graph, overridable: frozenset[str]) -> None:
     """Weights that stand behind a Transpose or Reshape of their own are stored as their reader wants them."""
     outputs = {id(tensor) for tensor in graph.outputs}
     for node in graph.nodes:
-        if node.op not in _FREE_VIEWS or node.domain or not node.inputs:
+        if node.op not in _FREE_VIEWS or node.domain or not node.inputs or not node.outputs:
             continue
         source, out = node.inputs[0], node.outputs[0]
         private = isinstance(source, gs.Constant) and len(source.outputs) == 1 and source.name not in overridable

@@ -1,0 +1,142 @@
+"""Whether an edited model may stand: it loads, it runs at other shapes, and its outputs are close to the original's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from onnxprune.errors import ModelError
+from onnxprune.fidelity import Fidelity
+from onnxprune.model import Model
+from onnxprune.runtime import Array, Feeds, Session, open_session, written
+from onnxprune.validate import compare
+
+Outputs = dict[str, Array]
+
+# Reference outputs are kept up to this size; beyond it the reference runs again.
+_KEPT_BYTES = 2**28
+# Float rounding through a deep network, as a share of the largest output.
+LOSSLESS_TOLERANCE = 1e-4
+
+
+class Broken(Exception):  # noqa: N818 - a verdict, not an error
+    """The model may not stand; the message says what failed."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the original does, to hold candidates against.
+
+    Attributes:
+        session: the original at the default optimization level.
+        probes: feeds of at least two shapes.
+        held_out: samples that never calibrate.
+        checks_fully: whether the original itself passes onnx's full check.
+    """
+
+    session: Session
+    probes: Sequence[Feeds]
+    probe_outputs: Sequence[Outputs]
+    held_out: Sequence[Feeds]
+    reference: Sequence[Outputs] | None
+    checks_fully: bool
+
+    def references(self, count: int) -> Iterator[Outputs]:
+        """The original's outputs on the first `count` held-out samples."""
+        if self.reference is not None:
+            yield from self.reference[:count]
+            return
+        for feeds in self.held_out[:count]:
+            yield self.session.run(feeds)
+
+
+def gather_evidence(path: Path, session: Session, probes: Sequence[Feeds], held_out: Sequence[Feeds]) -> Evidence:
+    """Run the original once on everything.
+
+    Raises:
+        ModelError: the original does not run.
+    """
+    kept: list[Outputs] | None = []
+    size = 0
+    for feeds in held_out:
+        outputs = session.run(feeds)
+        size += sum(value.nbytes for value in outputs.values() if isinstance(value, np.ndarray))
+        if size > _KEPT_BYTES:
+            kept = None
+            break
+        if kept is not None:
+            kept.append(outputs)
+    return Evidence(
+        session=session,
+        probes=probes,
+        probe_outputs=[session.run(feeds) for feeds in probes],
+        held_out=held_out,
+        reference=kept,
+        checks_fully=_passes_check(path),
+    )
+
+
+def _passes_check(path: Path) -> bool:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception:  # noqa: BLE001 - the checker raises several unrelated types
+        return False
+    return True
+
+
+def judge(model: Model, evidence: Evidence, *, lossless: bool, samples: int | None = None) -> Fidelity:
+    """Fidelity of a candidate that loads and runs.
+
+    Args:
+        model: the candidate.
+        evidence: of the original.
+        lossless: whether its outputs must equal the original's up to float rounding.
+        samples: compare on this many held-out samples only.
+
+    Raises:
+        Broken: the checker, the runtime or a comparison refuses it.
+    """
+    with written(model) as path:
+        _check(path, evidence)
+        try:
+            plain = open_session(path, level="none")
+            _probe(plain, evidence, lossless=lossless)
+            del plain
+            session = open_session(path)
+            _probe(session, evidence, lossless=lossless)
+        except ModelError as error:
+            raise Broken(str(error)) from error
+        count = len(evidence.held_out) if samples is None else min(samples, len(evidence.held_out))
+        return compare(evidence.references(count), session, evidence.held_out[:count], like=evidence.session)
+
+
+def _check(path: Path, evidence: Evidence) -> None:
+    try:
+        onnx.checker.check_model(str(path), full_check=evidence.checks_fully)
+    except Exception as error:  # the checker raises several unrelated types
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise Broken(f"onnx's checker refuses it: {reason[0]}") from error
+
+
+def _probe(session: Session, evidence: Evidence, *, lossless: bool) -> None:
+    for feeds, expected in zip(evidence.probes, evidence.probe_outputs, strict=True):
+        for name, value in session.run(feeds).items():
+            wanted = expected[name]
+            if not isinstance(wanted, np.ndarray) or not isinstance(value, np.ndarray):
+                continue
+            if value.shape != wanted.shape:
+                raise Broken(f"output {name!r} has shape {list(value.shape)}, the original's is {list(wanted.shape)}")
+            if wanted.dtype.kind != "f":
+                continue
+            known = np.isfinite(wanted)
+            if not np.isfinite(value[known]).all():
+                raise Broken(f"output {name!r} is not finite where the original's is")
+            if lossless and known.any():
+                error = float(np.max(np.abs(value[known].astype(np.float64) - wanted[known])))
+                allowed = LOSSLESS_TOLERANCE * max(float(np.max(np.abs(wanted[known]))), 1e-6)
+                if error > allowed:
+                    raise Broken(f"output {name!r} moved by {error:.3g}, a lossless edit may move it by {allowed:.3g}")

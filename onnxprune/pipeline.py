@@ -1,0 +1,282 @@
+"""One job, in order: load, run the original, edit with proof, save, time, report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from onnxprune import spec
+from onnxprune.calibration import Statistics, collect
+from onnxprune.cost import Cost, cost
+from onnxprune.data import Samples, load_samples
+from onnxprune.errors import Declined, ModelError, OptionError, OutputError, PlanError
+from onnxprune.fidelity import Fidelity
+from onnxprune.graph import constants
+from onnxprune.judge import Evidence, gather_evidence, judge
+from onnxprune.model import Model, data_files, digest, load, save
+from onnxprune.passes import known
+from onnxprune.plan import Edit, Plan, read_plan, write_plan
+from onnxprune.protocol import Context, Pass
+from onnxprune.result import DataNote, Goal, Result
+from onnxprune.runtime import Feeds, Session, observe_shapes, open_session
+from onnxprune.sites import find_sites
+from onnxprune.steps import take
+from onnxprune.synthetic import parse_shapes, probes, shaped, synthesise
+from onnxprune.targets.target import Target, parse_target
+
+# Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
+DEFAULT_PASSES = ("simplify", "sparse-int8")
+DEFAULT_FLOOR = 0.95
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """The original: loaded, run, with inputs to run it on."""
+
+    path: Path
+    model: Model
+    session: Session
+    samples: Samples
+    timed: Feeds
+    evidence: Evidence
+
+
+def optimize(
+    model: Path | str,
+    *,
+    output: Path | str | None = None,
+    data: str | None = None,
+    passes: Sequence[str] = (),
+    fidelity: float | Literal["off"] | None = None,
+    target: str = "cpu:1",
+    shape: Sequence[str] = (),
+    seed: int = 0,
+    allow_synthetic: bool = False,
+    progress: Progress = lambda _: None,
+) -> Result:
+    """Compress a model and prove it.
+
+    Args:
+        model: the .onnx file.
+        output: where the result goes; `NAME.optimized.onnx` beside the input by default.
+        data: sample inputs: an .npz, a folder of .npz files, or `module:function`; synthetic inputs without it.
+        passes: specs of the passes to run after `simplify`; the default pipeline without them.
+        fidelity: the floor under which edits are reverted; 0.95 by default, none with `passes`.
+        target: where to time, e.g. `cpu:1`.
+        shape: `NAME=1x128` for the timed run; the first sample's shapes by default.
+        seed: of every random choice.
+        allow_synthetic: let passes calibrate on synthetic inputs.
+        progress: told each stage as it begins.
+
+    Raises:
+        OnnxPruneError: the input is at fault; nothing has been written.
+    """
+    path = Path(model)
+    destination = Path(output) if output is not None else path.with_name(f"{path.stem}.optimized.onnx")
+    place = parse_target(target)
+    chosen = _passes(passes)
+    floor = _floor(fidelity, passes)
+    sizes = parse_shapes(shape)
+    _check_destination(destination, path)
+    progress("load and run the original")
+    subject = _subject(path, data, sizes, seed)
+
+    current = replace(subject.model)
+    edits: list[Edit] = []
+    reports = []
+    fidelity_now: Fidelity | None = None
+    for one in chosen:
+        progress(spec.format(one))
+        sites = find_sites(current)
+        context = Context(statistics=_statistics(one, current, subject.samples, allow_synthetic), seed=seed)
+        step = take(one, current, sites, context, subject.evidence, floor)
+        current = step.model
+        edits += step.edits
+        reports.append(step.report)
+        fidelity_now = step.fidelity or fidelity_now
+
+    progress("save")
+    final = fidelity_now or judge(current, subject.evidence, lossless=True)
+    plan = Plan(
+        model_sha256=digest(path),
+        versions=_versions(),
+        options={
+            "passes": [spec.format(one) for one in chosen],
+            "fidelity": floor,
+            "target": place.name,
+            "shape": {name: list(size) for name, size in sizes.items()},
+        },
+        seed=seed,
+        edits=tuple(edits),
+    )
+    plan_path = destination.with_name(f"{destination.stem}.plan.json")
+    save(current, destination)
+    write_plan(plan, plan_path)
+    progress(f"time both on {place.name}")
+    return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports))
+
+
+def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: bool = False) -> None:
+    """Replay a plan on the model it was made for; the result has the same bytes.
+
+    Args:
+        model: the original .onnx file.
+        plan: the .json file that `optimize` wrote; its tensors lie beside it.
+        output: where the result goes.
+        force: replay on another model than the plan's.
+
+    Raises:
+        PlanError: the plan belongs to another model or does not fit it.
+    """
+    path, destination = Path(model), Path(output)
+    _check_destination(destination, path)
+    loaded = load(path)
+    read = read_plan(Path(plan))
+    actual = digest(path)
+    if read.model_sha256 != actual and not force:
+        raise PlanError(
+            f"{plan}: made for the model with sha256 {read.model_sha256[:12]}…, {path} has {actual[:12]}…. "
+            "Give the original model."
+        )
+    result = replay(loaded, read.edits)
+    open_session(result)
+    save(result, destination)
+
+
+def replay(model: Model, edits: Sequence[Edit]) -> Model:
+    """The model with a plan's edits carried out in order.
+
+    Raises:
+        PlanError: an edit names an unknown pass, or does not fit the model.
+    """
+    passes = known()
+    for name, group in groupby(edits, key=lambda edit: edit.pass_name):
+        if name not in passes:
+            raise PlanError(f"The plan needs pass {name!r}. Known: {', '.join(sorted(passes))}.")
+        try:
+            model, _ = passes[name]().apply(model, tuple(group))
+        except Declined as reason:
+            raise PlanError(f"The plan does not fit the model: {reason}.") from reason
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            # A plan is a stranger's file; whatever its numbers trip over is its own fault.
+            raise PlanError(f"The plan is damaged: pass {name!r} failed with {error!r}.") from error
+    return model
+
+
+def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
+    passes = known()
+    if not specs:
+        return tuple(spec.parse(text, passes) for text in DEFAULT_PASSES)
+    chosen = [spec.parse(text, passes) for text in specs]
+    if chosen[0].name != "simplify":
+        chosen.insert(0, spec.parse("simplify", passes))
+    return tuple(chosen)
+
+
+def _floor(fidelity: float | Literal["off"] | None, specs: Sequence[str]) -> float | None:
+    if fidelity == "off" or (fidelity is None and specs):
+        return None
+    if fidelity is None:
+        return DEFAULT_FLOOR
+    if not fidelity <= 1:
+        raise OptionError(f"fidelity must be at most 1 (a perfect copy), got {fidelity}. Give a share such as 0.95.")
+    return fidelity
+
+
+def _check_destination(destination: Path, source: Path) -> None:
+    if not destination.parent.is_dir():
+        raise OutputError(f"{destination.parent}: no such folder. Make it or choose another place with --output.")
+    if destination.is_dir():
+        raise OutputError(f"{destination}: is a folder. Name a file with --output.")
+    if source.exists() and destination.exists() and destination.samefile(source):
+        raise OutputError(f"{destination}: is the input itself. Choose another place with --output.")
+
+
+def _subject(path: Path, data: str | None, sizes: Mapping[str, tuple[int, ...]], seed: int) -> _Subject:
+    model = load(path)
+    _refuse_nan(model, path)
+    session = open_session(path)
+    if data is None:
+        samples = synthesise(model, session, seed=seed, shapes=sizes or None)
+    else:
+        samples = load_samples(data, session.inputs)
+    like = samples.feeds[0]
+    timed = shaped(model, session, sizes, like) if sizes else like
+    evidence = gather_evidence(path, session, probes(model, session, like, seed=seed), samples.held_out)
+    return _Subject(path, model, session, samples, timed, evidence)
+
+
+def _refuse_nan(model: Model, path: Path) -> None:
+    for tensor in constants(model.graph):
+        values = tensor.values
+        if values.dtype.kind == "f" and values.size and np.isnan(np.min(values)):
+            raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
+
+
+def _statistics(one: Pass, model: Model, samples: Samples, allow_synthetic: bool) -> Statistics | None:
+    if samples.synthetic and not allow_synthetic:
+        return None
+    needs = one.needs(model, find_sites(model))
+    return collect(model, needs, samples.calibration)
+
+
+def _result(
+    subject: _Subject,
+    model: Model,
+    output: Path,
+    plan: Path,
+    place: Target,
+    fidelity: Fidelity,
+    floor: float | None,
+    reports: tuple[Any, ...],
+) -> Result:
+    timed_before, timed_after = place.time((subject.path, output), subject.timed)
+    met = floor is None or fidelity.score >= floor
+    return Result(
+        input=subject.path,
+        output=output,
+        plan=plan,
+        data=DataNote(
+            source=subject.samples.source,
+            samples=len(subject.samples.feeds),
+            calibration=len(subject.samples.calibration),
+            held_out=len(subject.samples.held_out),
+            synthetic=subject.samples.synthetic,
+        ),
+        before=_cost(subject.model, subject.path, subject.timed),
+        after=_cost(model, output, subject.timed),
+        timed_before=timed_before,
+        timed_after=timed_after,
+        target=place.name,
+        shape={name: value.shape for name, value in subject.timed.items()},
+        fidelity=fidelity,
+        goal=Goal(
+            asked={} if floor is None else {"fidelity": floor},
+            met=met,
+            reason="" if met else f"fidelity {fidelity.score:.4f} is under the floor {floor}",
+        ),
+        reports=reports,
+        notes=subject.model.notes,
+    )
+
+
+def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:
+    shapes = {name: seen[0] for name, seen in observe_shapes(model, [feeds]).items()}
+    return cost(model, (path, *data_files(path)), shapes)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("onnxprune", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+__all__ = ["apply", "optimize", "replay"]

@@ -1,0 +1,112 @@
+"""The report as a person reads it: the verdict first, then figures, then what was done and what was left alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxprune.plan import Report, Skip
+from onnxprune.result import Result
+
+_SHOWN_SITES = 3
+
+
+def print_result(result: Result, console: Console) -> None:
+    """Print what `optimize` did, in about 24 lines."""
+    if result.data.synthetic:
+        console.print(
+            "[yellow]Synthetic inputs[/]: no --data was given, so fidelity is a plausibility check, not accuracy."
+        )
+    console.print(f"[bold]{result.output}[/] — {_verdict(result)}", soft_wrap=True)
+    console.print(_figures(result))
+    for line in _fidelity(result):
+        console.print(line, soft_wrap=True)
+    for report in result.reports:
+        console.print(_pass_line(report), soft_wrap=True)
+    print_skips([skip for report in result.reports for skip in report.reverted], "reverted", console)
+    print_skips([skip for report in result.reports for skip in report.skips], "left alone", console)
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True)
+    console.print(f"replay: onnxprune apply {result.input} {result.plan} -o OUT", soft_wrap=True)
+
+
+def _verdict(result: Result) -> str:
+    ratio = result.timed_after.speedup
+    size = result.after.size_bytes / result.before.size_bytes
+    text = f"{size:.3f} x the file, {ratio.ratio:.2f} x the speed, fidelity {result.fidelity.score:.4f}"
+    return text if result.goal.met else f"{text}; [red]goal missed: {result.goal.reason}[/]"
+
+
+def _figures(result: Result) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title, justify in (("", "left"), ("before", "right"), ("after", "right"), ("", "left")):
+        table.add_column(title, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    before, after = result.before, result.after
+    table.add_row("file", megabytes(before.size_bytes), megabytes(after.size_bytes))
+    table.add_row("gzip -1", megabytes(before.gzip_bytes), megabytes(after.gzip_bytes))
+    table.add_row("parameters", f"{before.params:,}", f"{after.params:,}", f"{after.nonzero:,} not zero")
+    if before.macs is not None and after.macs is not None:
+        table.add_row("MACs a run", f"{before.macs:,}", f"{after.macs:,}")
+    table.add_row("load", f"{result.timed_before.load_ms:.1f} ms", f"{result.timed_after.load_ms:.1f} ms")
+    timed, base = result.timed_after, result.timed_before
+    ratio = timed.speedup
+    shape = ", ".join(f"{name}={'x'.join(map(str, size)) or 'scalar'}" for name, size in result.shape.items())
+    table.add_row(
+        "latency",
+        f"{base.latency_ms.median:.2f} ms",
+        f"{timed.latency_ms.median:.2f} ms",
+        f"{ratio.ratio:.2f} x [{ratio.low:.2f}, {ratio.high:.2f}] on {result.target}, {ratio.runs} paired runs",
+    )
+    table.caption = f"timed on {shape}"
+    table.caption_justify = "left"
+    return table
+
+
+def _fidelity(result: Result) -> Iterable[str]:
+    found = result.fidelity
+    kind = "synthetic" if result.data.synthetic else "held-out"
+    yield f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.samples} {kind} samples"
+    for name, figures in found.outputs.items():
+        parts = [
+            f"{label} {value:.4g}"
+            for label, value in (
+                ("explained", figures.explained),
+                ("cosine", figures.cosine_mean),
+                ("largest error", figures.max_abs),
+                ("same top-1", figures.top1_agreement),
+            )
+            if value is not None
+        ]
+        yield f"  {name}: {', '.join(parts) or figures.why or figures.kind}"
+
+
+def _pass_line(report: Report) -> str:
+    before = sum(change.bytes_before for change in report.changes)
+    after = sum(change.bytes_after for change in report.changes)
+    words = defaultdict(int)
+    for change in report.changes:
+        words[change.what.partition(":")[0]] += 1
+    counted = [what if count == 1 else f"{count} x {what}" for what, count in words.items()]
+    done = ", ".join(counted) or "nothing changed"
+    sizes = f" ({megabytes(before)} of weights became {megabytes(after)})" if before != after else ""
+    return f"[bold]{report.pass_spec}[/]: {done}{sizes}"
+
+
+def print_skips(skips: Sequence[Skip], title: str, console: Console) -> None:
+    """One line a reason: how many sites, which, and why."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for skip in skips:
+        by_reason[skip.why].append(skip.site)
+    for why, sites in by_reason.items():
+        shown = ", ".join(sites[:_SHOWN_SITES]) + (", …" if len(sites) > _SHOWN_SITES else "")
+        console.print(f"{title}: {len(sites)} ({shown}): {why}", soft_wrap=True, highlight=False, markup=False)
+
+
+def megabytes(size: int) -> str:
+    """Bytes in the unit that a person compares."""
+    if size < 10_000:
+        return f"{size} B"
+    return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.2f} MB"

@@ -1,0 +1,91 @@
+"""What `optimize` gives back: the figures of DESIGN's JSON as frozen data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.cost import Cost
+from onnxprune.fidelity import Fidelity
+from onnxprune.plan import Report
+from onnxprune.targets.timing import Timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataNote:
+    """Where the sample inputs came from."""
+
+    source: str
+    samples: int
+    calibration: int
+    held_out: int
+    synthetic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What was asked, and whether the result meets it."""
+
+    asked: Mapping[str, Any]
+    met: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A finished optimization.
+
+    Attributes:
+        target: where it was timed, e.g. `cpu:1`.
+        shape: of every input of the timed run, by name.
+        notes: what loading left out and other remarks.
+    """
+
+    input: Path
+    output: Path
+    plan: Path
+    data: DataNote
+    before: Cost
+    after: Cost
+    timed_before: Timed
+    timed_after: Timed
+    target: str
+    shape: Mapping[str, tuple[int, ...]]
+    fidelity: Fidelity
+    goal: Goal
+    reports: tuple[Report, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """DESIGN section 6; the keys are stable."""
+        return {
+            "input": str(self.input),
+            "output": str(self.output),
+            "plan": str(self.plan),
+            "data": asdict(self.data),
+            "before": _figures(self.before, self.timed_before),
+            "after": _figures(self.after, self.timed_after),
+            "speedup": {
+                "target": self.target,
+                "shape": {name: list(shape) for name, shape in self.shape.items()},
+                **self.timed_after.speedup.to_json(),
+            },
+            "fidelity": self.fidelity.to_json(),
+            "goal": asdict(self.goal),
+            "passes": [
+                {
+                    "pass": report.pass_spec,
+                    "changes": [asdict(change) for change in report.changes],
+                    "skips": [asdict(skip) for skip in report.skips],
+                    "reverted": [asdict(skip) for skip in report.reverted],
+                }
+                for report in self.reports
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def _figures(cost: Cost, timed: Timed) -> dict[str, Any]:
+    return {**asdict(cost), "load_ms": timed.load_ms, "latency_ms": timed.latency_ms.to_json()}
