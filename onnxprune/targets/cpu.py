@@ -59,7 +59,7 @@ def time_models(
 ) -> tuple[Timed, ...]:
     """Time models in alternation in this process, at the default optimization level.
 
-    Every round runs each model once, and the order rotates from round to round, so that drift and slow spells of a
+    Every round runs each model once, and the order changes from round to round, so that drift and slow spells of a
     shared machine fall on all of them alike. Speed-ups are medians of the ratios within rounds.
 
     Args:
@@ -103,13 +103,18 @@ def _alternate(
     start = time.perf_counter()
     while len(rounds) < min_runs or (len(rounds) < max_runs and time.perf_counter() - start < budget_s):
         taken = [0.0] * len(runs)
-        for turn in range(len(runs)):
-            at = (turn + len(rounds)) % len(runs)
+        for at in _order(len(runs), len(rounds)):
             before = time.perf_counter_ns()
             runs[at]()
             taken[at] = (time.perf_counter_ns() - before) / 1e6
         rounds.append(taken)
     return np.array(rounds, np.float64)
+
+
+def _order(models: int, turn: int) -> list[int]:
+    """Rotated every second round and reversed in between, so that no model always follows the same other one."""
+    order = [(at + turn // 2) % models for at in range(models)]
+    return order[::-1] if turn % 2 else order
 
 
 def _load(paths: Sequence[Path], threads: int) -> tuple[list[ort.InferenceSession], list[list[float]]]:
