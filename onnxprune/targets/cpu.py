@@ -21,6 +21,9 @@ from onnxprune.targets.timing import Timed, latency, paired_ratio
 LOADS = 3
 # Loads beyond the first stop here: what remains of a time limit belongs to the runs.
 LOADS_BUDGET_S = 3.0
+# The rival leaves cold caches behind. Two models of a few matrix products, .06 and .01 ms, measured 5.2 apart when
+# each warmed up again before its turn, as when it runs on its own, and 3.2 without; at 30 ms nothing was left of it.
+REWARMED_BELOW_MS = 50.0
 _FATAL = 4
 _PROVIDER = "CPUExecutionProvider"
 
@@ -53,14 +56,15 @@ def time_models(
     *,
     threads: int = 1,
     budget_s: float = 4.0,
-    min_runs: int = 15,
+    min_runs: int = 11,
     max_runs: int = 500,
     warmup: int = 3,
 ) -> tuple[Timed, ...]:
     """Time models in alternation in this process, at the default optimization level.
 
-    Every round runs each model once, and the order changes from round to round, so that drift and slow spells of a
-    shared machine fall on all of them alike. Speed-ups are medians of the ratios within rounds.
+    Every round times one run of each model, and the order changes from round to round, so that drift and slow spells of
+    a shared machine fall on all of them alike. Models faster than `REWARMED_BELOW_MS` make an untimed run first, each
+    time. Speed-ups are medians of the ratios within rounds.
 
     Args:
         paths: model files; the first is the one others are compared with.
@@ -69,7 +73,7 @@ def time_models(
         budget_s: seconds of timed rounds, after which no round begins once `min_runs` are done.
         min_runs: rounds at least.
         max_runs: rounds at most.
-        warmup: untimed runs of each model.
+        warmup: runs of each model before the first round, one at least.
 
     Raises:
         ModelError: a model does not load, or does not run on the feeds.
@@ -79,11 +83,10 @@ def time_models(
     runs: list[Callable[[], object]] = [
         _runner(session, path, feeds) for session, path in zip(sessions, paths, strict=True)
     ]
-    for run in runs:
-        for _ in range(warmup):
-            run()
+    fastest_ms = [min(_clocked(run) for _ in range(max(warmup, 1))) for run in runs]
+    rewarm = max(fastest_ms) < REWARMED_BELOW_MS
     with _pinned(), _uncollected():
-        rounds = _alternate(runs, budget_s=budget_s, min_runs=min_runs, max_runs=max_runs)
+        rounds = _alternate(runs, rewarm=rewarm, budget_s=budget_s, min_runs=min_runs, max_runs=max_runs)
     return tuple(
         Timed(
             name=path.name,
@@ -96,7 +99,7 @@ def time_models(
 
 
 def _alternate(
-    runs: Sequence[Callable[[], object]], *, budget_s: float, min_runs: int, max_runs: int
+    runs: Sequence[Callable[[], object]], *, rewarm: bool, budget_s: float, min_runs: int, max_runs: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     """Milliseconds, [rounds, models]."""
     rounds: list[list[float]] = []
@@ -104,11 +107,18 @@ def _alternate(
     while len(rounds) < min_runs or (len(rounds) < max_runs and time.perf_counter() - start < budget_s):
         taken = [0.0] * len(runs)
         for at in _order(len(runs), len(rounds)):
-            before = time.perf_counter_ns()
-            runs[at]()
-            taken[at] = (time.perf_counter_ns() - before) / 1e6
+            if rewarm:
+                runs[at]()
+            taken[at] = _clocked(runs[at])
         rounds.append(taken)
     return np.array(rounds, np.float64)
+
+
+def _clocked(run: Callable[[], object]) -> float:
+    """Milliseconds of one run."""
+    before = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - before) / 1e6
 
 
 def _order(models: int, turn: int) -> list[int]:
