@@ -29,7 +29,7 @@ class _SameConv(nn.Conv2d):
 
 
 class _Block(nn.Module):
-    """Inverted residual: widen with 1×1, filter each channel, narrow with 1×1, add where shapes agree."""
+    """Inverted residual: widen pointwise, filter each channel, narrow pointwise, add where shapes agree."""
 
     def __init__(self, weights: Mapping[str, Tensor], prefix: str, stride: int) -> None:
         super().__init__()
@@ -61,11 +61,13 @@ class EfficientNetLite0(nn.Module):
             _Block(weights, f"_blocks.{index}.", 2 if index in _HALVING else 1) for index in range(blocks)
         )
         self._conv_head, self._bn1 = _SameConv(head, 1), nn.BatchNorm2d(head[0], eps=1e-3)
-        self._fc = nn.Linear(*reversed(weights["_fc.weight"].shape))
+        classes, width = weights["_fc.weight"].shape
+        self._fc = nn.Linear(width, classes)
         self.load_state_dict(dict(weights))
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
+        """Return the logits."""
         x = relu6(self._bn0(self._conv_stem(image)))
         for block in self._blocks:
             x = block(x)

@@ -2,11 +2,12 @@
 
 import warnings
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertModel
+from transformers import AlbertConfig, AlbertForMaskedLM, BertConfig, BertModel, PreTrainedModel
 
 from benchmarks import packages
 from benchmarks.efficientnet import IMAGE_SIZE, EfficientNetLite0
@@ -27,7 +28,7 @@ class _Encoder(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor) -> Tensor:
         answer = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
-        return answer[self.output]
+        return cast("Tensor", answer[self.output])
 
 
 def minilm(target: Path, *, exporter: str, attention: str) -> None:
@@ -55,7 +56,8 @@ def albert(target: Path, *, exporter: str, attention: str) -> None:
 def effnet(target: Path, *, exporter: str) -> None:
     """Export EfficientNet-lite0 with a dynamic batch."""
     model = EfficientNetLite0(torch.load(packages.file(*EFFNET), weights_only=True, map_location="cpu"))
-    _export(model, (torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE),), target, exporter, {"image": {0: "batch"}}, "logits")
+    _export(model, (torch.zeros(2, 3, IMAGE_SIZE, IMAGE_SIZE),), target, exporter,
+            axes={"image": {0: "batch"}}, output="logits")  # fmt: skip
 
 
 def _load(model: nn.Module, weights: dict[str, Tensor], ignored: tuple[str, ...]) -> None:
@@ -66,7 +68,7 @@ def _load(model: nn.Module, weights: dict[str, Tensor], ignored: tuple[str, ...]
     unexpected = [name for name in unexpected if not name.startswith(ignored)]
     if missing or unexpected:
         raise packages.FetchError(f"{type(model).__name__}: missing {missing}, unexpected {unexpected}.")
-    if hasattr(model, "tie_weights"):
+    if isinstance(model, PreTrainedModel):
         model.tie_weights()
 
 
@@ -76,7 +78,7 @@ def _export_text(model: _Encoder, target: Path, exporter: str, output: str) -> N
     mask = torch.ones_like(ids)
     mask[1, 11:] = 0
     axes = {name: {0: "batch", 1: "sequence"} for name in ("input_ids", "attention_mask", "token_type_ids")}
-    _export(model, (ids, mask, torch.zeros_like(ids)), target, exporter, axes, output)
+    _export(model, (ids, mask, torch.zeros_like(ids)), target, exporter, axes=axes, output=output)
 
 
 def _export(
@@ -84,10 +86,11 @@ def _export(
     inputs: tuple[Tensor, ...],
     target: Path,
     exporter: str,
+    *,
     axes: dict[str, dict[int, str]],
     output: str,
 ) -> None:
-    names = {"input_names": list(axes), "output_names": [output]}
+    names: dict[str, Any] = {"input_names": list(axes), "output_names": [output]}
     with packages.written(target) as partial, warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         if exporter == "dynamo":

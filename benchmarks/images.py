@@ -64,7 +64,7 @@ def frame(picture: Path) -> NDArray[np.float32]:
     canvas = Image.new("RGBA", (IMAGE_SIZE, IMAGE_SIZE), _WHITE)
     canvas.alpha_composite(cut, ((IMAGE_SIZE - cut.width) // 2, (IMAGE_SIZE - cut.height) // 2))
     rgb = np.asarray(canvas.convert("RGB"), dtype=np.float32)
-    return ((rgb - 127) / 128).transpose(2, 0, 1)[None]
+    return ((rgb - 127) / 128).transpose(2, 0, 1)[None].astype(np.float32)
 
 
 def calibration(samples: int = 64) -> dict[str, NDArray[np.float32]]:

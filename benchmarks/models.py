@@ -10,11 +10,14 @@ exporter's version change; models that come as ONNX are read out of their packag
 import hashlib
 import importlib.metadata
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks import packages
+
+if TYPE_CHECKING:
+    pass
 
 _RAPIDOCR = "rapidocr_onnxruntime/models/"
 _SILERO = "silero_vad/data/"
@@ -61,10 +64,9 @@ class Exported:
         wanted = self._key()
         if not (target.exists() and recipe.exists() and recipe.read_text(encoding="utf-8") == wanted):
             # torch takes seconds to load; most calls find the file made.
-            from benchmarks import exports  # noqa: PLC0415
+            from benchmarks import exports
 
-            export: Callable[..., None] = getattr(exports, self.source)
-            export(target, **self.options)
+            getattr(exports, self.source)(target, **self.options)
             recipe.write_text(wanted, encoding="utf-8")
         return target
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from benchmarks.sessions import open_session
@@ -53,33 +52,49 @@ class Timing:
     rounds: int
 
 
-def speedup(reference_ms: NDArray[np.float64], candidate_ms: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Return the median of paired ratios reference / candidate with its bootstrap 95 % interval."""
-    ratios = reference_ms / candidate_ms
+def paired_ratio(one: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the median of one / other, round by round, with its bootstrap 95 % interval."""
+    ratios = one / other
     index = np.random.default_rng(0).integers(0, len(ratios), (_RESAMPLES, len(ratios)))
     low, high = np.percentile(np.median(ratios[index], axis=1), (2.5, 97.5))
     return float(np.median(ratios)), float(low), float(high)
 
 
-def run(files: Sequence[Path], feeds: Sequence[Feed], *, rounds: int = 60, warmup: int = 5) -> NDArray[np.float64]:
-    """Return milliseconds [files, rounds] of one run each, the order of files turned by one from round to round."""
-    return _rounds([open_session(path) for path in files], feeds, rounds=rounds, warmup=warmup)
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """Files that ran in alternation.
+
+    Attributes:
+        files: as given; the first is the reference.
+        load_ms: time to open each session, once.
+        runs_ms: [files, rounds].
+    """
+
+    files: tuple[Path, ...]
+    load_ms: tuple[float, ...]
+    runs_ms: NDArray[np.float64]
+
+    def timings(self) -> list[Timing]:
+        """Set each file against the first."""
+        return [self._timing(index) for index in range(len(self.files))]
+
+    def _timing(self, index: int) -> Timing:
+        own = self.runs_ms[index]
+        p10, median, p90 = (float(value) for value in np.percentile(own, (10, 50, 90)))
+        ratio, low, high = paired_ratio(self.runs_ms[0], own)
+        return Timing(
+            file=str(self.files[index]), load_ms=self.load_ms[index], median_ms=median, p10_ms=p10, p90_ms=p90,
+            speedup=ratio, low=low, high=high, rounds=len(own),
+        )  # fmt: skip
 
 
-def compare(files: Sequence[Path], feeds: Sequence[Feed], *, rounds: int = 60, warmup: int = 5) -> list[Timing]:
-    """Time `files` on `feeds` (taken in turn) and set each against the first."""
+def race(files: Sequence[Path], feeds: Sequence[Feed], *, rounds: int = 60, warmup: int = 5) -> Race:
+    """Run each file once a round, `rounds` times after `warmup`, on `feeds` in turn."""
     sessions, loads = [], []
     for path in files:
         started = time.perf_counter()
         sessions.append(open_session(path))
         loads.append((time.perf_counter() - started) * 1000)
-    table = _rounds(sessions, feeds, rounds=rounds, warmup=warmup)
-    return [_timing(str(path), load, table[0], row) for path, load, row in zip(files, loads, table, strict=True)]
-
-
-def _rounds(
-    sessions: Sequence[ort.InferenceSession], feeds: Sequence[Feed], *, rounds: int, warmup: int
-) -> NDArray[np.float64]:
     table = np.empty((len(sessions), rounds))
     for number in range(-warmup, rounds):
         feed = feeds[number % len(feeds)]
@@ -90,18 +105,11 @@ def _rounds(
             sessions[index].run(None, feed)
             if number >= 0:
                 table[index, number] = (time.perf_counter() - started) * 1000
-    return table
-
-
-def _timing(file: str, load_ms: float, reference: NDArray[np.float64], own: NDArray[np.float64]) -> Timing:
-    p10, median, p90 = (float(value) for value in np.percentile(own, (10, 50, 90)))
-    ratio, low, high = speedup(reference, own)
-    return Timing(file=file, load_ms=load_ms, median_ms=median, p10_ms=p10, p90_ms=p90,
-                  speedup=ratio, low=low, high=high, rounds=len(own))  # fmt: skip
+    return Race(files=tuple(files), load_ms=tuple(loads), runs_ms=table)
 
 
 def synthetic(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
-    """Return inputs for the file at `path`: small ids, masks of ones, standard normal floats; seeded.
+    """Return inputs for the file at `path`: ids below 20, masks of ones, standard normal floats; seeded.
 
     Args:
         path: an ONNX file.
@@ -122,7 +130,7 @@ def synthetic(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, ND
         elif "type" in entry.name:
             feed[entry.name] = np.zeros(shape, dtype)
         else:
-            feed[entry.name] = generator.integers(5, 100, shape).astype(dtype)
+            feed[entry.name] = generator.integers(1, 20, shape).astype(dtype)
     return feed
 
 
@@ -140,7 +148,7 @@ def main(arguments: list[str]) -> None:
     else:
         named = (text.split("=") for text in asked.shape)
         feed = synthetic(asked.files[0], {name: tuple(map(int, size.split("x"))) for name, size in named})
-    print(json.dumps([asdict(timing) for timing in compare(asked.files, [feed], rounds=asked.rounds)], indent=1))
+    print(json.dumps([asdict(timing) for timing in race(asked.files, [feed], rounds=asked.rounds).timings()], indent=1))
 
 
 if __name__ == "__main__":
