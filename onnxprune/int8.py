@@ -39,6 +39,7 @@ class Int8Writer:
         The form that onnxruntime fuses: DynamicQuantizeLinear, MatMulInteger, Cast, Mul by the product of both scales.
 
         Args:
+            use: the MatMul or Gemm.
             weight: int8 [k, n].
             scale: float32 [n], or a single step.
             dtype: the float type of the model around it.
@@ -92,8 +93,10 @@ class Int8Writer:
         """An embedding whose rows are looked up as int8 and then scaled.
 
         Args:
+            use: the Gather.
             weight: int8 [rows, …].
             scale: [rows, 1 …], float16 or float32.
+            dtype: the float type of the rows.
         """
         make, node, name = self.rewriter, use.node, use.name
         indices = node.inputs[1]
@@ -117,6 +120,8 @@ class Int8Writer:
         Args:
             weight: int8, any shape.
             scale: broadcasts against `weight`, of type `dtype`.
+            uses: the readers that get the float weight.
+            dtype: its type.
         """
         make = self.rewriter
         cast, floats = make.cast(weight, onnx_type(dtype), f"{weight.name}.float")
@@ -134,6 +139,7 @@ class Int8Writer:
         """Conv between QuantizeLinear and DequantizeLinear, the form that onnxruntime fuses to QLinearConv.
 
         Args:
+            use: the Conv.
             weight: int8, output channels on axis 0.
             scale: float32 [output channels].
             bias: float32 [output channels], or None.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
 from onnxprune.errors import ModelError
-from onnxprune.fidelity import Fidelity
+from onnxprune.fidelity import Fidelity, compare
 from onnxprune.model import Model
-from onnxprune.runtime import Array, Feeds, Session, open_session, written
-from onnxprune.validate import compare
+from onnxprune.runtime import Feeds, Session, open_session, written
 
-Outputs = dict[str, Array]
+Outputs = dict[str, Any]
 
 # Reference outputs are kept up to this size; beyond it the reference runs again.
 _KEPT_BYTES = 2**28
@@ -111,7 +111,13 @@ def judge(model: Model, evidence: Evidence, *, lossless: bool, samples: int | No
         except ModelError as error:
             raise Broken(str(error)) from error
         count = len(evidence.held_out) if samples is None else min(samples, len(evidence.held_out))
-        return compare(evidence.references(count), session, evidence.held_out[:count], like=evidence.session)
+        return compare(
+            evidence.references(count),
+            session,
+            evidence.held_out[:count],
+            inputs=evidence.session.inputs,
+            outputs=evidence.session.outputs,
+        )
 
 
 def _check(path: Path, evidence: Evidence) -> None:

@@ -14,8 +14,9 @@ import numpy as np
 
 from onnxprune import spec
 from onnxprune.calibration import Statistics, collect
+from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.cost import Cost, cost
-from onnxprune.data import Samples, load_samples
+from onnxprune.data import Samples
 from onnxprune.errors import Declined, ModelError, OptionError, OutputError, PlanError
 from onnxprune.fidelity import Fidelity
 from onnxprune.graph import constants
@@ -28,12 +29,14 @@ from onnxprune.result import DataNote, Goal, Result
 from onnxprune.runtime import Feeds, Session, observe_shapes, open_session
 from onnxprune.sites import find_sites
 from onnxprune.steps import take
-from onnxprune.synthetic import parse_shapes, probes, shaped, synthesise
+from onnxprune.synthetic import parse_shapes, probes
 from onnxprune.targets.target import Target, parse_target
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
 DEFAULT_PASSES = ("simplify", "sparse-int8")
 DEFAULT_FLOOR = 0.95
+# Seconds of alternated runs behind the reported speed-up.
+TIMING_S = 6.0
 
 Progress = Callable[[str], None]
 
@@ -205,13 +208,10 @@ def _subject(path: Path, data: str | None, sizes: Mapping[str, tuple[int, ...]],
     model = load(path)
     _refuse_nan(model, path)
     session = open_session(path)
-    if data is None:
-        samples = synthesise(model, session, seed=seed, shapes=sizes or None)
-    else:
-        samples = load_samples(data, session.inputs)
-    like = samples.feeds[0]
-    timed = shaped(model, session, sizes, like) if sizes else like
-    evidence = gather_evidence(path, session, probes(model, session, like, seed=seed), samples.held_out)
+    samples = inputs_for(model, session, data, sizes, seed)
+    timed = timed_feeds(model, session, samples, sizes)
+    probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
+    evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
     return _Subject(path, model, session, samples, timed, evidence)
 
 
@@ -239,7 +239,7 @@ def _result(
     floor: float | None,
     reports: tuple[Any, ...],
 ) -> Result:
-    timed_before, timed_after = place.time((subject.path, output), subject.timed)
+    timed_before, timed_after = place.time((subject.path, output), subject.timed, budget_s=TIMING_S)
     met = floor is None or fidelity.score >= floor
     return Result(
         input=subject.path,

@@ -153,7 +153,7 @@ def read_plan(path: Path) -> Plan:
             raise PlanError(f"{path}: a plan is at most {_LARGEST_PLAN_BYTES} bytes. This is another file.")
         document = json.loads(path.read_bytes())
     except OSError as error:
-        raise PlanError(f"{path}: cannot be read: {error.strerror}. Name the .json file that optimize wrote.") from error
+        raise PlanError(f"{path}: cannot be read ({error.strerror}). Name the .json that optimize wrote.") from error
     except ValueError as error:
         raise PlanError(f"{path}: not JSON ({error}). Name the .json file that optimize wrote.") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:

@@ -84,7 +84,7 @@ class Rewriter:
 
 
 def onnx_type(dtype: np.dtype[Any]) -> int:
-    """onnx's number of a numpy type."""
+    """The number that onnx gives a numpy type."""
     return int(onnx.helper.np_dtype_to_tensor_dtype(dtype))
 
 

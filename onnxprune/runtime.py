@@ -70,8 +70,8 @@ class Session:
         self.inputs = tuple(_port(value) for value in session.get_inputs())
         self.outputs = tuple(_port(value) for value in session.get_outputs())
 
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Outputs by name.
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Outputs by name: arrays, or lists and dicts where an output is a sequence or map.
 
         Raises:
             ModelError: the runtime refuses the feeds or fails on them.

@@ -73,9 +73,10 @@ def _fan_in(weight: Weight) -> int:
     use, shape = weight.uses[0], weight.constant.shape
     if use.role == "conv":
         axis = 1 if use.node.op == "ConvTranspose" else 0
-        return max(1, elements(weight.constant) // max(1, shape[axis]))
+        return max(1, elements(weight.constant) // max(1, int(shape[axis])))
     if use.role == "recurrent":
-        return max(1, shape[-1])
+        return max(1, int(shape[-1]))
     order = use.permutation or tuple(range(len(shape)))
     transposed = use.node.op in {"Gemm", "FusedGemm"} and use.node.attrs.get("transB", 0)
-    return max(1, shape[order[-1 if transposed else -2]] if len(order) == len(shape) else shape[-2])
+    axis = order[-1 if transposed else -2] if len(order) == len(shape) else -2
+    return max(1, int(shape[axis]))

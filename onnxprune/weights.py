@@ -132,7 +132,7 @@ def seen_through(constant: gs.Constant, views: Sequence[gs.Node]) -> Array:
             target = [values.shape[i] if size == 0 else int(size) for i, size in enumerate(view.inputs[1].values)]
             values = values.reshape(target)
         elif view.op in {"Squeeze", "Unsqueeze"}:
-            axes = view.inputs[1].values if len(view.inputs) > 1 else view.attrs.get("axes")
-            change = np.squeeze if view.op == "Squeeze" else np.expand_dims
-            values = change(values, None if axes is None else tuple(int(axis) for axis in np.ravel(axes)))
+            listed = view.inputs[1].values if len(view.inputs) > 1 else view.attrs.get("axes")
+            axes = None if listed is None else tuple(int(axis) for axis in np.ravel(listed))
+            values = np.expand_dims(values, axes or ()) if view.op == "Unsqueeze" else np.squeeze(values, axes)
     return values

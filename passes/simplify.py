@@ -53,7 +53,8 @@ class Simplify:
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
         """One edit of the whole graph."""
         del model, sites, context
-        return Proposal((Edit(id="simplify", pass_name=self.name, site=GRAPH, kind="fold", args={"limit": self.limit}),))
+        edit = Edit(id=self.name, pass_name=self.name, site=GRAPH, kind="fold", args={"limit": self.limit})
+        return Proposal((edit,))
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The folded model; the change counts nodes in words and storage in numbers."""

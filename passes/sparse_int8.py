@@ -346,7 +346,6 @@ def _left_alone(model: Model) -> list[Skip]:
             skips.append(Skip(site=name, why=f"already quantized: {node.op}"))
         elif graph is not model.graph and node.op in {"MatMul", "Gemm", "Conv", "LSTM", "GRU"}:
             skips.append(Skip(site=name, why=f"{node.op} inside the body of a control-flow operator"))
-        elif node.op in {"MatMul", "Gemm", "Conv", "ConvTranspose"} and len(node.inputs) > 1:
-            if node.inputs[1].name in model.overridable:
-                skips.append(Skip(site=name, why="the weight is a graph input too: a caller may override it"))
+        elif any(tensor.name in model.overridable for tensor in node.inputs[1:2]):
+            skips.append(Skip(site=name, why="the weight is a graph input too: a caller may override it"))
     return skips

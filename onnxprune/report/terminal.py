@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from onnxprune.comparison import Comparison, Timings
+from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
 from onnxprune.result import Result
+from onnxprune.validate import OutputFigures
 
 _SHOWN_SITES = 3
 
@@ -53,14 +58,13 @@ def _figures(result: Result) -> Table:
     table.add_row("load", f"{result.timed_before.load_ms:.1f} ms", f"{result.timed_after.load_ms:.1f} ms")
     timed, base = result.timed_after, result.timed_before
     ratio = timed.speedup
-    shape = ", ".join(f"{name}={'x'.join(map(str, size)) or 'scalar'}" for name, size in result.shape.items())
     table.add_row(
         "latency",
         f"{base.latency_ms.median:.2f} ms",
         f"{timed.latency_ms.median:.2f} ms",
         f"{ratio.ratio:.2f} x [{ratio.low:.2f}, {ratio.high:.2f}] on {result.target}, {ratio.runs} paired runs",
     )
-    table.caption = f"timed on {shape}"
+    table.caption = f"timed on {_shape(result.shape)}"
     table.caption_justify = "left"
     return table
 
@@ -70,23 +74,31 @@ def _fidelity(result: Result) -> Iterable[str]:
     kind = "synthetic" if result.data.synthetic else "held-out"
     yield f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.samples} {kind} samples"
     for name, figures in found.outputs.items():
-        parts = [
-            f"{label} {value:.4g}"
-            for label, value in (
-                ("explained", figures.explained),
-                ("cosine", figures.cosine_mean),
-                ("largest error", figures.max_abs),
-                ("same top-1", figures.top1_agreement),
-            )
-            if value is not None
-        ]
-        yield f"  {name}: {', '.join(parts) or figures.why or figures.kind}"
+        yield f"  {name}: {_output_line(figures)}"
+
+
+def _output_line(figures: OutputFigures) -> str:
+    parts = [
+        f"{label} {value:.4g}"
+        for label, value in (
+            ("explained", figures.explained),
+            ("cosine", figures.cosine_mean),
+            ("largest error", figures.max_abs),
+            ("same top-1", figures.top1_agreement),
+        )
+        if value is not None
+    ]
+    return ", ".join([*parts, *filter(None, [figures.why])]) or figures.kind
+
+
+def _shape(shape: Mapping[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name}={'x'.join(map(str, size)) or 'scalar'}" for name, size in shape.items())
 
 
 def _pass_line(report: Report) -> str:
     before = sum(change.bytes_before for change in report.changes)
     after = sum(change.bytes_after for change in report.changes)
-    words = defaultdict(int)
+    words: dict[str, int] = defaultdict(int)
     for change in report.changes:
         words[change.what.partition(":")[0]] += 1
     counted = [what if count == 1 else f"{count} x {what}" for what, count in words.items()]
@@ -110,3 +122,68 @@ def megabytes(size: int) -> str:
     if size < 10_000:
         return f"{size} B"
     return f"{size / 1e3:.1f} kB" if size < 1_000_000 else f"{size / 1e6:.2f} MB"
+
+
+def print_comparison(result: Comparison, console: Console) -> None:
+    """Print what `validate` found: the verdict, figures per output, the first tensor that diverges."""
+    if result.synthetic:
+        console.print("[yellow]Synthetic inputs[/]: no --data was given; agreement on them is no accuracy.")
+    verdict = "[green]close enough[/]" if result.passed else "[red]too far[/]"
+    found = result.fidelity
+    console.print(
+        f"{verdict}: fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}], floor {result.floor}, "
+        f"{found.samples} samples",
+        soft_wrap=True,
+    )
+    for name, figures in found.outputs.items():
+        console.print(f"  {name}: {_output_line(figures)}", soft_wrap=True)
+    if result.divergence is not None:
+        console.print(f"first divergence: {result.divergence}", soft_wrap=True, markup=False)
+
+
+def print_timings(result: Timings, console: Console) -> None:
+    """Print a table of latencies and ratios to the first model."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("model", "load ms", "median ms", "p10", "p90", "times as fast as the first"):
+        table.add_column(title, justify="left" if title == "model" else "right")
+    for path, timed in zip(result.paths, result.models, strict=True):
+        spread, ratio = timed.latency_ms, timed.speedup
+        table.add_row(
+            str(path),
+            f"{timed.load_ms:.1f}",
+            f"{spread.median:.3f}",
+            f"{spread.p10:.3f}",
+            f"{spread.p90:.3f}",
+            f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
+        )
+    runs = result.models[0].speedup.runs
+    table.caption = f"{runs} alternated runs on {result.target}, {_shape(result.shape)}; 95 % intervals"
+    table.caption_justify = "left"
+    console.print(table)
+
+
+def print_inspection(result: Inspection, console: Console) -> None:
+    """Print the sites of a model as a table."""
+    for title, ports in (("inputs", result.inputs), ("outputs", result.outputs)):
+        console.print(f"{title}: {'; '.join(map(str, ports))}", soft_wrap=True, markup=False)
+    opsets = ", ".join(f"{domain} {number}" for domain, number in result.opset.items())
+    work = "unknown" if result.macs is None else f"{result.macs:,}"
+    console.print(f"opset: {opsets}; parameters: {result.params:,}; MACs a run: {work}", soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("site", "operator", "units", "unit size", "parameters", "uses", "weight"):
+        table.add_column(title, justify="right" if title in {"units", "unit size", "parameters", "uses"} else "left")
+    for site in result.sites:
+        row = (site.id, site.operator, site.units, site.unit_size, f"{site.params:,}", site.shared_by, site.weight)
+        table.add_row(*map(str, row))
+    console.print(table)
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
+
+
+def print_passes(passes: Mapping[str, type[Any]], console: Console) -> None:
+    """Print each pass with its first line of help and its options."""
+    for name, kind in passes.items():
+        summary = (kind.__doc__ or "").strip().splitlines()[0]
+        console.print(f"[bold]{name}[/]: {summary}", soft_wrap=True)
+        for option in fields(kind):
+            console.print(f"    {option.name}={option.default}", markup=False)

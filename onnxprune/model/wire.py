@@ -157,5 +157,4 @@ def join(data: bytes, payload_of: Lookup, file: BinaryIO) -> None:
             size += len(head) + length
         return parts, size
 
-    for part in plan("model", 0, len(view))[0]:
-        file.write(part)
+    file.writelines(plan("model", 0, len(view))[0])

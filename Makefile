@@ -1,0 +1,59 @@
+# `make demo` and `make test` need nothing but Python 3.11 or later and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# One thread for BLAS and OpenMP: two test processes share the cores.
+export OMP_NUM_THREADS := 1
+
+.PHONY: help demo test lint format matrix nightly benchmark clean
+
+help:
+	@echo "make demo       install and compress a real model of fixtures/"
+	@echo "make test       install what tests need and run them"
+	@echo "make lint       ruff and mypy"
+	@echo "make matrix     the exactness matrix of every architecture and exporter"
+	@echo "make nightly    the long property tests"
+	@echo "make benchmark  the figures of the README on real models"
+
+$(VENV)/.core: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+DEMO := fixtures/gloss-classifier
+demo: $(VENV)/.core
+	@mkdir -p demo
+	$(BIN)/onnxprune optimize $(DEMO)/model.onnx --data $(DEMO)/calibration.npz --output demo/model.onnx
+	@echo "accuracy on 512 held-out glosses, before and after:"
+	@$(BIN)/python fixtures/score.py $(DEMO)/model.onnx --fixture gloss-classifier
+	@$(BIN)/python fixtures/score.py demo/model.onnx --fixture gloss-classifier
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not serial and not matrix and not nightly"
+	$(BIN)/python -m pytest -m serial
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+matrix: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m matrix
+
+nightly: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 2 -m nightly
+
+benchmark: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.main_job
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,158 @@
+"""Two models side by side: `validate` and `time`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onnxprune.data import Samples, load_samples
+from onnxprune.errors import ModelError
+from onnxprune.model import Model, load
+from onnxprune.runtime import Feeds, Session, open_session
+from onnxprune.synthetic import parse_shapes, shaped, synthesise
+from onnxprune.targets.target import parse_target
+from onnxprune.targets.timing import Timed
+from onnxprune.validate import Divergence, Fidelity, compare, first_divergence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The answer of `onnxprune validate`."""
+
+    reference: Path
+    candidate: Path
+    source: str
+    synthetic: bool
+    fidelity: Fidelity
+    floor: float
+    divergence: Divergence | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether the fidelity reaches the floor."""
+        return self.fidelity.score >= self.floor
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys are stable."""
+        return {
+            "reference": str(self.reference),
+            "candidate": str(self.candidate),
+            "data": {"source": self.source, "samples": self.fidelity.samples, "synthetic": self.synthetic},
+            "fidelity": self.fidelity.to_json(),
+            "floor": self.floor,
+            "passed": self.passed,
+            "divergence": None if self.divergence is None else self.divergence.to_json(),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """The answer of `onnxprune time`: the first model is what the others are compared with."""
+
+    target: str
+    shape: Mapping[str, tuple[int, ...]]
+    models: tuple[Timed, ...]
+    paths: tuple[Path, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys are stable."""
+        return {
+            "target": self.target,
+            "shape": {name: list(size) for name, size in self.shape.items()},
+            "models": [
+                {"model": str(path), **timed.to_json()} for path, timed in zip(self.paths, self.models, strict=True)
+            ],
+        }
+
+
+def validate(
+    reference: Path | str,
+    candidate: Path | str,
+    *,
+    data: str | None = None,
+    fidelity: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """Compare a candidate's outputs with a reference's on the same inputs, and find where they first part.
+
+    Args:
+        reference: the model that is right.
+        candidate: the model that is judged.
+        data: sample inputs; synthetic ones without it. All of them judge.
+        fidelity: the score below which the verdict is no.
+        seed: of synthetic inputs.
+
+    Raises:
+        OnnxPruneError: a file, the data or an option is at fault.
+    """
+    session = open_session(reference)
+    other = open_session(candidate)
+    missing = {port.name for port in session.outputs} - {port.name for port in other.outputs}
+    if missing:
+        raise ModelError(f"{candidate}: lacks the outputs {', '.join(sorted(missing))} of {reference}. Compare equals.")
+    original = load(reference)
+    samples = inputs_for(original, session, data, {}, seed)
+    figures = compare(session, other, samples.feeds)
+    parted = figures.score < 1
+    return Comparison(
+        reference=Path(reference),
+        candidate=Path(candidate),
+        source=samples.source,
+        synthetic=samples.synthetic,
+        fidelity=figures,
+        floor=fidelity,
+        divergence=first_divergence(original, load(candidate), samples.feeds[0]) if parted else None,
+    )
+
+
+def time(
+    models: Sequence[Path | str],
+    *,
+    data: str | None = None,
+    shape: Sequence[str] = (),
+    target: str = "cpu:1",
+    seconds: float = 4.0,
+    seed: int = 0,
+) -> Timings:
+    """Time models in alternation on the same input.
+
+    Args:
+        models: the first is what the others are compared with.
+        data: sample inputs, the first of which is timed; a synthetic one without it.
+        shape: `NAME=1x128`.
+        target: where to time.
+        seconds: of timed runs for each model.
+        seed: of synthetic inputs.
+
+    Raises:
+        OnnxPruneError: a file, the data or an option is at fault.
+    """
+    paths = tuple(Path(model) for model in models)
+    place = parse_target(target)
+    first, session = load(paths[0]), open_session(paths[0])
+    sizes = parse_shapes(shape)
+    feeds = timed_feeds(first, session, inputs_for(first, session, data, sizes, seed), sizes)
+    del session
+    return Timings(
+        target=place.name,
+        shape={name: value.shape for name, value in feeds.items()},
+        models=place.time(paths, feeds, budget_s=seconds * len(paths)),
+        paths=paths,
+    )
+
+
+def inputs_for(
+    model: Model, session: Session, data: str | None, sizes: Mapping[str, tuple[int, ...]], seed: int
+) -> Samples:
+    """The user's samples, or synthetic ones where there are none."""
+    if data is not None:
+        return load_samples(data, session.inputs)
+    return synthesise(model, session, seed=seed, shapes=sizes or None)
+
+
+def timed_feeds(model: Model, session: Session, samples: Samples, sizes: Mapping[str, tuple[int, ...]]) -> Feeds:
+    """What is timed: the first sample, at the asked sizes where some were asked."""
+    like = samples.feeds[0]
+    return shaped(model, session, sizes, like) if sizes else like

@@ -1,0 +1,221 @@
+"""Reading models: weights are mapped from disk, Constant nodes become constants, functions are inlined."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+from onnx_graphsurgeon.logger import G_LOGGER
+
+from onnxprune.errors import ModelError
+from onnxprune.model import wire
+from onnxprune.model.core import (
+    EXTERNAL,
+    MAPPED_BYTES,
+    PACKED,
+    FileFields,
+    Model,
+    PackedValues,
+    held_constants,
+    stored_tensors,
+    subgraphs,
+)
+
+# graphsurgeon prints warnings of its own; what matters to the user is in our reports.
+G_LOGGER.severity = G_LOGGER.CRITICAL
+_CONSTANT_ATTRIBUTES = {
+    "value_float": np.float32,
+    "value_floats": np.float32,
+    "value_int": np.int64,
+    "value_ints": np.int64,
+}
+
+
+def load(path: Path | str) -> Model:
+    """Read a model; its weights stay on disk until touched.
+
+    Raises:
+        ModelError: no such file, not an ONNX model, or external data missing or too short.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file. Name an existing .onnx file.")
+    if path.stat().st_size == 0:
+        raise ModelError(f"{path}: the file is empty. Export the model again.")
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return parse(memoryview(mapped), path)
+
+
+def data_files(path: Path | str) -> tuple[Path, ...]:
+    """The files beside a model that hold its weights, in the order in which the model names them."""
+    path = Path(path)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    proto = onnx.ModelProto.FromString(wire.skeleton(memoryview(mapped), MAPPED_BYTES))
+    names = [
+        entry.value
+        for tensor in stored_tensors(proto.graph)
+        if tensor.data_location == EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location" and entry.value
+    ]
+    return tuple(path.parent / name for name in dict.fromkeys(names))
+
+
+def digest(path: Path | str) -> str:
+    """SHA-256 of a model file, followed by that of each of its data files where it has some."""
+    files = (Path(path), *data_files(path))
+    digests = []
+    for name in files:
+        with name.open("rb") as file:
+            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+    return ":".join(digests)
+
+
+def parse(data: memoryview, path: Path) -> Model:
+    """A model from the bytes of its file; `path` says where its data files lie.
+
+    Raises:
+        ModelError: not a model.
+    """
+    try:
+        proto = onnx.ModelProto.FromString(wire.skeleton(data, MAPPED_BYTES))
+    except Exception as error:  # protobuf's DecodeError has no stable base class
+        raise ModelError(f"{path}: not an ONNX model, or cut off ({error}). Export or copy it again.") from error
+    if not proto.graph.output or not proto.opset_import:
+        raise ModelError(f"{path}: not an ONNX model: it has no graph outputs or no opset. Export it again.")
+    notes = _drop_node_metadata(proto)
+    external = any(
+        entry.value
+        for tensor in stored_tensors(proto.graph)
+        if tensor.data_location == EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    )
+    try:
+        if proto.functions:
+            proto = onnx.inliner.inline_local_functions(proto)
+        graph = gs.import_onnx(proto)
+        _map_weights(graph, data, path.parent)
+        _lower_constant_nodes(graph)
+    except ModelError:
+        raise
+    except Exception as error:  # any malformed graph ends here; graphsurgeon raises whatever it stumbles over
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ModelError(f"{path}: not a valid ONNX graph: {reason[0]}. Check it with onnx.checker.") from error
+    values = {t.name: t for t in [*graph.inputs, *graph.outputs]}
+    return Model(
+        graph=graph,
+        fields=FileFields(
+            metadata=tuple((entry.key, entry.value) for entry in proto.metadata_props),
+            doc_string=proto.doc_string,
+            domain=proto.domain,
+            model_version=proto.model_version,
+            producer_name=proto.producer_name,
+            producer_version=proto.producer_version,
+            interface={
+                info.name: (info, getattr(values.get(info.name), "shape", None))
+                for info in [*proto.graph.input, *proto.graph.output]
+            },
+            input_order=tuple(info.name for info in proto.graph.input),
+            external=external,
+        ),
+        notes=notes,
+    )
+
+
+def _drop_node_metadata(proto: onnx.ModelProto) -> tuple[str, ...]:
+    """Exporters' stack traces: dropped, and said."""
+    dropped = nodes = 0
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        for node in graph.node:
+            size = sum(entry.ByteSize() for entry in node.metadata_props)
+            if size:
+                nodes += 1
+                dropped += size
+                del node.metadata_props[:]
+            graphs += subgraphs(node)
+        for value in graph.value_info:
+            dropped += sum(entry.ByteSize() for entry in value.metadata_props)
+    return (f"{dropped} bytes of exporter metadata dropped from {nodes} nodes",) if dropped else ()
+
+
+def _map_weights(graph: gs.Graph, data: memoryview, folder: Path) -> None:
+    files: dict[Path, memoryview] = {}
+    for tensor in held_constants(graph):
+        lazy = tensor._values  # noqa: SLF001 - `values` would read the weights
+        if not isinstance(lazy, LazyValues) or isinstance(lazy, SparseValues):
+            continue
+        proto = lazy.tensor
+        if proto.data_location != EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in proto.external_data}
+        source = _external_bytes(entries["location"], folder, files, tensor.name) if entries["location"] else data
+        offset = int(entries.get("offset", 0))
+        count = int(np.prod(proto.dims, dtype=np.int64)) if proto.dims else 1
+        bits = 4 if proto.data_type in PACKED else 8 * onnx.helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
+        needed = (count * bits + 7) // 8
+        if offset < 0 or offset + needed > len(source):
+            raise ModelError(
+                f"{tensor.name}: {needed} bytes at offset {offset} are needed, the data ends at {len(source)}. "
+                "Copy the model and its data file again."
+            )
+        stored: np.ndarray[Any, Any] = np.frombuffer(source, np.uint8, needed, offset)
+        if bits == 4:
+            tensor._values = PackedValues(proto, stored)  # noqa: SLF001
+        else:
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(proto.data_type)
+            tensor._values = stored.view(dtype).reshape(tuple(proto.dims))  # noqa: SLF001
+
+
+def _external_bytes(location: str, folder: Path, files: dict[Path, memoryview], name: str) -> memoryview:
+    path = (folder / location).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ModelError(f"{name}: external data must lie in the model's folder, got {location!r}. Move it there.")
+    if path not in files:
+        if not path.is_file():
+            raise ModelError(f"{path}: no such file, but the model keeps its weights there. Put it beside the model.")
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            files[path] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+    return files[path]
+
+
+def _lower_constant_nodes(graph: gs.Graph) -> None:
+    """Constant nodes become constants, so that weights are found in one place only."""
+    outputs = {t.name for t in graph.outputs}
+    kept = []
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                _lower_constant_nodes(value)
+        values = _constant_values(node) if node.op == "Constant" and node.outputs[0].name not in outputs else None
+        if values is None:
+            kept.append(node)
+            continue
+        tensor = node.outputs[0]
+        node.outputs.clear()
+        tensor.to_constant(np.empty(0))
+        tensor._values = values  # noqa: SLF001 - lazy values stay lazy
+        tensor._export_dtype = None  # noqa: SLF001
+    graph.nodes = kept
+
+
+def _constant_values(node: gs.Node) -> Any | None:
+    value = node.attrs.get("value")
+    if isinstance(value, gs.Constant):
+        return value._values  # noqa: SLF001
+    for name, dtype in _CONSTANT_ATTRIBUTES.items():
+        if name in node.attrs:
+            return np.array(node.attrs[name], dtype=dtype)
+    return None

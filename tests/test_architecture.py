@@ -1,0 +1,82 @@
+"""Who may import whom: a module imports only from layers above its own."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# DESIGN section 5, top to bottom; modules of one layer may import each other where no cycle arises.
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors",),
+    ("files",),
+    ("model", "graph", "weights", "rewrite"),
+    ("dimensions", "cut"),
+    ("sites", "plan", "spec", "solvers"),
+    ("int8", "cost"),
+    ("runtime",),
+    ("npz", "fitting", "data", "bounds", "signature", "synthetic", "masks", "moments", "observer", "calibration"),
+    ("protocol",),
+    ("passes",),
+    ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
+    ("judge", "comparison", "steps", "inspection", "result"),
+    ("pipeline",),
+    ("report",),
+    ("cli",),
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+ONLY_IN = {
+    "onnxruntime": {"runtime", "targets", "cli"},
+    "rich": {"report", "cli"},
+    "click": {"cli"},
+    "torch": set(),
+}
+
+
+def sources() -> list[Path]:
+    package = [path for path in (ROOT / "onnxprune").rglob("*.py") if "passes" not in path.parts]
+    return [*package, *(ROOT / "passes").glob("*.py")]
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[0] if parts[0] == "passes" else parts[1]
+
+
+def imports_of(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            if node.module == "onnxprune":
+                found |= {f"onnxprune.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_module_imports_only_from_layers_above_its_own(path: Path) -> None:
+    own = module_of(path)
+    if own in {"__init__", "__main__"}:
+        assert RANK  # the public surface looks names up in every layer
+        return
+    assert own in RANK, f"{own} stands in no layer: add it to DESIGN's layout and to this test"
+    for name in imports_of(path):
+        parts = name.split(".")
+        if parts[0] == "onnxprune" and len(parts) > 1:
+            assert RANK[parts[1]] <= RANK[own], f"{path}: {own} must not import {parts[1]}"
+
+
+@pytest.mark.parametrize("package", sorted(ONLY_IN))
+def test_a_heavy_package_is_imported_only_where_its_layer_allows(package: str) -> None:
+    found = {module_of(path) for path in sources() if package in {name.split(".")[0] for name in imports_of(path)}}
+    assert found <= ONLY_IN[package]
+
+
+def test_no_module_is_longer_than_one_idea() -> None:
+    long = {str(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > 400}
+    assert not long
