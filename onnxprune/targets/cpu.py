@@ -104,7 +104,7 @@ def _alternate(
     """Milliseconds, [rounds, models]."""
     rounds: list[list[float]] = []
     start = time.perf_counter()
-    while len(rounds) < min_runs or (len(rounds) < max_runs and time.perf_counter() - start < budget_s):
+    while len(rounds) < max_runs and (len(rounds) < min_runs or time.perf_counter() - start < budget_s):
         taken = [0.0] * len(runs)
         for at in _order(len(runs), len(rounds)):
             if rewarm:

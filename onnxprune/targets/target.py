@@ -29,7 +29,7 @@ class Target(Protocol):
     def threads(self) -> int:
         """Threads of one operator."""
 
-    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float) -> tuple[Timed, ...]:
+    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:
         """Each model's timings on one call's feeds; the first is the one others are compared with."""
 
 
