@@ -1,0 +1,89 @@
+"""One line an architecture: a configuration class of transformers, a model class and small sizes.
+
+Sizes are chosen so that 3 of 8 and 5 of 8 heads can go and that no two lengths coincide by accident.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Inputs = Literal["text", "image", "mel", "wave", "text to text", "text and image"]
+
+# 8 heads of width 8, 112 neurons, 2 layers.
+TEXT = {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "intermediate_size": 112}
+DECODER = TEXT | {"max_position_embeddings": 128, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+IMAGE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "intermediate_size": 112,
+    "image_size": 24,
+    "patch_size": 8,
+}
+T5 = {
+    "vocab_size": 97,
+    "d_model": 64,
+    "d_kv": 8,
+    "d_ff": 112,
+    "num_layers": 2,
+    "num_heads": 8,
+    "decoder_start_token_id": 0,
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A tiny random-weight model.
+
+    Attributes:
+        config: name of the configuration class.
+        model: name of the model class.
+        sizes: arguments of the configuration.
+        inputs: what it reads.
+        head_units: units of the dimensions that hold heads: 8, or fewer for grouped queries.
+        cuts_heads: whether heads can be cut at all.
+        cuts_neurons: whether feed-forward neurons can be cut.
+    """
+
+    config: str
+    model: str
+    sizes: dict[str, Any]
+    inputs: Inputs = "text"
+    head_units: tuple[int, ...] = (8,)
+    cuts_heads: bool = True
+    cuts_neurons: bool = True
+    side: int = 24
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture("BertConfig", "BertModel", TEXT),
+    "vit": Architecture("ViTConfig", "ViTModel", IMAGE, "image"),
+    "gpt2": Architecture("GPT2Config", "GPT2LMHeadModel", {"vocab_size": 97, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_inner": 112, "n_positions": 64}),
+    "llama": Architecture("LlamaConfig", "LlamaForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "llama-gqa": Architecture("LlamaConfig", "LlamaForCausalLM", DECODER | {"num_attention_heads": 16, "num_key_value_heads": 8}),
+    "t5-encoder": Architecture("T5Config", "T5EncoderModel", T5),
+    "t5": Architecture("T5Config", "T5ForConditionalGeneration", T5, "text to text"),
+    "distilbert": Architecture("DistilBertConfig", "DistilBertModel", {"vocab_size": 97, "dim": 64, "n_layers": 2, "n_heads": 8, "hidden_dim": 112}),
+    "roberta": Architecture("RobertaConfig", "RobertaModel", TEXT),
+    "albert": Architecture("AlbertConfig", "AlbertModel", TEXT | {"embedding_size": 16}),
+    "deberta-v2": Architecture("DebertaV2Config", "DebertaV2Model", TEXT | {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]}),
+    "gpt-neox": Architecture("GPTNeoXConfig", "GPTNeoXForCausalLM", DECODER | {"rotary_pct": 0.5}),
+    "bloom": Architecture("BloomConfig", "BloomForCausalLM", {"vocab_size": 97, "hidden_size": 64, "n_layer": 2, "n_head": 8}),
+    "falcon": Architecture("FalconConfig", "FalconForCausalLM", {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "alibi": False}),
+    "opt": Architecture("OPTConfig", "OPTForCausalLM", {"vocab_size": 97, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "ffn_dim": 112, "word_embed_proj_dim": 64, "max_position_embeddings": 64}),
+    "mistral": Architecture("MistralConfig", "MistralForCausalLM", DECODER | {"num_attention_heads": 16, "num_key_value_heads": 8, "sliding_window": None}),
+    "qwen2": Architecture("Qwen2Config", "Qwen2ForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "qwen3": Architecture("Qwen3Config", "Qwen3ForCausalLM", DECODER | {"num_key_value_heads": 8, "head_dim": 16}),
+    "phi3": Architecture("Phi3Config", "Phi3ForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "modernbert": Architecture("ModernBertConfig", "ModernBertModel", DECODER | {"cls_token_id": 1, "sep_token_id": 2}),
+    "mobilebert": Architecture("MobileBertConfig", "MobileBertModel", TEXT | {"embedding_size": 16, "intra_bottleneck_size": 64, "true_hidden_size": 64}),
+    "bart": Architecture("BartConfig", "BartModel", {"vocab_size": 97, "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 8, "decoder_attention_heads": 8, "encoder_ffn_dim": 112, "decoder_ffn_dim": 112, "max_position_embeddings": 64}, "text to text"),
+    "whisper-encoder": Architecture("WhisperConfig", "WhisperModel.encoder", {"d_model": 64, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 8, "encoder_ffn_dim": 112, "max_source_positions": 20, "num_mel_bins": 12}, "mel"),
+    "clip-vision": Architecture("CLIPVisionConfig", "CLIPVisionModel", IMAGE, "image"),
+    "swin": Architecture("SwinConfig", "SwinModel", {"image_size": 32, "patch_size": 4, "embed_dim": 32, "depths": [2, 2], "num_heads": [8, 8], "window_size": 4}, "image", side=32),
+    "convnext": Architecture("ConvNextConfig", "ConvNextModel", {"hidden_sizes": [16, 24], "depths": [1, 1], "num_stages": 2}, "image", cuts_heads=False, side=32),
+    "segformer": Architecture("SegformerConfig", "SegformerModel", {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [32, 64], "num_attention_heads": [8, 8], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2]}, "image", side=32),
+    "wav2vec2": Architecture("Wav2Vec2Config", "Wav2Vec2Model", TEXT | {"conv_dim": [24, 20], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}, "wave"),
+}  # fmt: skip
