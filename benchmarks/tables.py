@@ -1,5 +1,6 @@
 """Write results as markdown. Pure: JSON values in, text out."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -98,9 +99,16 @@ def _other_cells(model: Row) -> list[str]:
 
 
 def _left_alone(models: list[Row]) -> list[list[str]]:
-    return [
-        [model["model"], str(entry["sites"]), entry["why"]] for model in models for entry in model.get("left_alone", [])
-    ]
+    rows = []
+    for model in models:
+        # Reasons that differ in their figures only share a line; the JSON has each.
+        alike: dict[str, list[Row]] = {}
+        for entry in model.get("left_alone", []):
+            alike.setdefault(re.sub(r"[\d.]+", "#", entry["why"]), []).append(entry)
+        for entries in alike.values():
+            others = f" (and {len(entries) - 1} like it)" if len(entries) > 1 else ""
+            rows.append([model["model"], str(sum(entry["sites"] for entry in entries)), entries[0]["why"] + others])
+    return rows
 
 
 def _promises(models: list[Row]) -> list[list[str]]:
