@@ -86,7 +86,9 @@ class Signature:
                 if isinstance(axis, int) and axis != size:
                     raise OptionError(f"--shape: {port} is fixed at {axis}, got {given}. Change its dynamic axes only.")
                 if isinstance(axis, str) and axis in self.kinds and sizes.setdefault(axis, size) != size:
-                    raise OptionError(f"--shape: {axis} is {sizes[axis]} in one place and {size} in {name}={given}.")
+                    raise OptionError(
+                        f"--shape: {axis} is {sizes[axis]} in one place and {size} in {name}={given}. Give equal sizes."
+                    )
         return sizes
 
     def of_kind(self, kind: Kind) -> list[str]:
