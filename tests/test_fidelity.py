@@ -21,6 +21,7 @@ FLOAT = np.dtype(np.float32)
 TOKENS = Port("ids", np.dtype(np.int64), ("batch", "sequence"))
 MASK = Port("attention_mask", np.dtype(np.int64), ("batch", "sequence"))
 HIDDEN = Port("y", FLOAT, ("batch", "sequence", 4))
+FIGURES = ("explained", "cosine_mean", "cosine_p05", "max_abs", "relative_l2")
 
 
 def f32(values: Any) -> Array:
@@ -263,6 +264,21 @@ def test_an_output_is_no_state_for_a_name_that_is_merely_alike(given_name: str, 
     assert result.outputs[output].kind == "scored"
 
 
+def test_the_worst_output_is_the_score_and_decides() -> None:
+    outputs = [Port("a", FLOAT, ("batch", 1)), Port("b", FLOAT, ("batch", 1))]
+    expected = [{"a": f32([[n]]), "b": f32([[n]])} for n in range(3)]
+    # Σ(y-ȳ)² = 2; one error of .5 in a, of 1 in b.
+    obtained = [{"a": f32([[max(n, 0.5)]]), "b": f32([[max(n, 1)]])} for n in range(3)]
+    result = compare(expected, obtained, [{}] * 3, inputs=[], outputs=outputs)
+    assert (result.outputs["a"].explained, result.score) == (0.875, 0.5)
+    assert result.at_least(0.9).output == result.within(0).output == "b"
+
+
+def test_the_first_axis_holds_observations_even_where_its_size_is_fixed() -> None:
+    # One sample of a batch of 2 in one feature: ȳ = 2, Σ(y-ȳ)² = 8, one error of 1.
+    assert fidelity([f32([[0], [4]])], [f32([[1], [4]])], Port("y", FLOAT, (2, 1))).score == 0.875
+
+
 def test_states_are_scored_where_there_is_nothing_else() -> None:
     port = Port("hn", FLOAT, ("batch", 3))
     expected = [np.full((1, 3), n, np.float32) for n in range(3)]
@@ -347,7 +363,11 @@ def test_values_without_a_square_are_said_instead_of_warned_of() -> None:
 
 def test_a_reference_of_zeros_is_failed_by_anything_else() -> None:
     zeros, ones = np.zeros((1, 1, 4), np.float32), np.ones((1, 1, 4), np.float32)
-    assert fidelity([zeros], [zeros]).score == 1
+    same = fidelity([zeros], [zeros])
+    assert same.score == 1
+    assert same.within(0).passed
+    # Two vectors of zeros point the same way.
+    assert same.outputs["y"].cosine_mean == 1
     assert fidelity([zeros], [ones]).why == "y: the reference is zero everywhere, the candidate is not"
 
 
@@ -377,6 +397,60 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         covered += result.low <= 0.75 <= result.high
     # 95 % of 300 is 285; a percentile bootstrap of 60 samples falls a little short; 4 standard errors are 15.
     assert covered >= 265
+
+
+def test_the_size_of_a_block_changes_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(9)
+    port = Port("y", FLOAT, ("batch", None, None))
+    expected = [f32(random.standard_normal((2, 3, 7))) for _ in range(4)]
+    obtained = [y + f32(0.2 * random.standard_normal(y.shape)) for y in expected]
+    whole = {
+        kind: fidelity(expected, obtained, kind).outputs["y"] for kind in (port, Port("y", FLOAT, ("batch", None, 7)))
+    }
+    # 5 elements: blocks end within batch entries.
+    monkeypatch.setattr("onnxprune.moments._BLOCK_ELEMENTS", 5)
+    for kind, before in whole.items():
+        after = fidelity(expected, obtained, kind).outputs["y"]
+        for name in FIGURES:
+            assert getattr(after, name) == pytest.approx(getattr(before, name), rel=1e-12), name
+
+
+def test_cosines_of_images_of_free_size_run_over_the_whole_image() -> None:
+    port = Port("y", FLOAT, ("batch", 1, "height", "width"))
+    random = np.random.default_rng(10)
+    expected = [f32(random.standard_normal((2, 1, size, size + 1))) for size in (3, 5)]
+    obtained = [y + f32(0.2 * random.standard_normal(y.shape)) for y in expected]
+    cosines = [
+        float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+        for y, z in zip(expected, obtained, strict=True)
+        for a, b in zip(y.reshape(2, -1).astype(np.float64), z.reshape(2, -1).astype(np.float64), strict=True)
+    ]
+    figures = fidelity(expected, obtained, port).outputs["y"]
+    assert figures.cosine_mean == pytest.approx(np.mean(cosines))
+    assert figures.cosine_p05 == pytest.approx(np.percentile(cosines, 5))
+    assert figures.top1_agreement is None
+
+
+def test_either_of_two_largest_elements_is_right() -> None:
+    port = Port("y", FLOAT, ("batch", 3))
+    expected = [f32([[1, 1, 0]]), f32([[2, 0, 0]])]
+    assert fidelity(expected, [f32([[0, 1, 0]]), f32([[2, 0, 0]])], port).outputs["y"].top1_agreement == 1
+    assert fidelity(expected, [f32([[0, 0, 1]]), f32([[2, 0, 0]])], port).outputs["y"].top1_agreement == 0.5
+
+
+def test_the_interval_of_many_features_rests_on_some_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(11)
+    port = Port("y", FLOAT, ("batch", 400))
+    expected = [f32(random.standard_normal((1, 400))) for _ in range(30)]
+    obtained = [y + f32(random.choice([0.1, 0.8]) * random.standard_normal(y.shape)) for y in expected]
+    exact = fidelity(expected, obtained, port)
+    monkeypatch.setattr("onnxprune.moments._KEPT_FEATURES", 100)
+    near = fidelity(expected, obtained, port)
+    assert near.score == exact.score
+    assert near != exact
+    # A sample's share of the variance, from 100 features, is off by about sqrt(2/100) = 14 % of itself, and that
+    # averages out over 30 samples; errors, which differ 64-fold, make the width.
+    assert near.high - near.low == pytest.approx(exact.high - exact.low, rel=0.15)
 
 
 def test_one_sample_has_no_interval() -> None:

@@ -70,10 +70,13 @@ def test_two_threads_are_timed_too(tmp_path: Path) -> None:
     assert time_models([products(tmp_path / "a.onnx", 2)], FEEDS, threads=2, max_runs=20)[0].speedup.runs == 20
 
 
-def test_the_process_is_left_as_it_was_found(tmp_path: Path) -> None:
-    allowed = os.sched_getaffinity(0)
+def test_the_process_is_left_as_it_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pins: list[set[int]] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: pins.append(processors))
     time_models([products(tmp_path / "a.onnx", 1)], FEEDS, max_runs=11)
-    assert os.sched_getaffinity(0) == allowed
+    assert len(pins[0]) == 1
+    assert pins[1:] == [{0, 1, 2}]
     assert gc.isenabled()
 
 
