@@ -73,8 +73,9 @@ def test_a_static_batch_size_is_the_size_of_a_sample(archive: Path) -> None:
 def test_scalars_and_states_serve_all_samples(archive: Path) -> None:
     np.savez(archive, sound=floats(4, 16), state=np.zeros((2, 1, 4), np.float32), rate=np.int64(16000))
     samples = load_samples(str(archive), [SOUND, STATE, RATE])
-    assert len(samples.feeds) == 4
-    for feeds in samples.feeds:
+    every = list(samples.feeds)
+    assert len(every) == len(samples.feeds) == 4
+    for feeds in every:
         assert [feeds[name].shape for name in ("sound", "state", "rate")] == [(1, 16), (2, 1, 4), ()]
         assert isinstance(feeds["rate"], np.ndarray)
         assert feeds["rate"] == 16000
@@ -339,11 +340,22 @@ def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
         load_samples(str(archive), [IDS])
 
 
-def test_an_array_that_claims_more_than_the_archive_holds_is_refused(archive: Path) -> None:
+def test_an_array_that_claims_more_than_the_archive_holds_is_refused_before_it_is_read(
+    archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.savez(archive, ids=whole(1, 2))
     content = archive.read_bytes()
-    assert b"(1, 2), }" in content
+    assert content.count(b"(1, 2), }     ") == 1
     archive.write_bytes(content.replace(b"(1, 2), }     ", b"(9999999999,)}"))
+    monkeypatch.setattr(np.lib.format, "read_array", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(DataError, match="archive, or damaged"):
+        load_samples(str(archive), [IDS])
+
+
+def test_a_changed_byte_is_found_by_its_checksum(archive: Path) -> None:
+    np.savez(archive, ids=np.full((1, 2), 0x1234567812345678))
+    content = archive.read_bytes()
+    archive.write_bytes(content.replace(bytes.fromhex("78563412"), bytes.fromhex("78563413"), 1))
     with pytest.raises(DataError, match="archive, or damaged"):
         load_samples(str(archive), [IDS])
 

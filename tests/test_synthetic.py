@@ -150,12 +150,13 @@ def test_ids_are_followed_to_their_table(build: Build, way: str) -> None:
         session.run(feeds)
 
 
-def test_the_smallest_table_bounds_an_input_that_two_tables_read(build: Build) -> None:
+@pytest.mark.parametrize("wide_first", [True, False])
+def test_the_smallest_table_bounds_an_input_that_two_tables_read(build: Build, wide_first: bool) -> None:
+    lookups = [node("Gather", ["wide", "x"], ["a"]), node("Gather", ["turned", "x"], ["b"])]
     model, _ = build(
         [
-            node("Gather", ["wide", "x"], ["a"]),
             node("Transpose", ["narrow"], ["turned"], perm=[1, 0]),
-            node("Gather", ["turned", "x"], ["b"]),
+            *lookups[:: 1 if wide_first else -1],
             node("Add", ["a", "b"], ["y"]),
         ],
         [value("x", INT64, ["batch", "sequence"])],
@@ -369,8 +370,20 @@ def test_axes_with_names_of_their_own_get_one_size_where_they_must(build: Build)
     model, session = masked(build, value("mask", INT64, ["m0", "m1"]), ("i0", "i1"))
     feeds = synthesise(model, session).feeds[0]
     assert {array.shape for array in feeds.values()} == {(1, 128)}
+    first, second = probes(model, session, feeds)
+    assert first["ids"].shape == first["mask"].shape
+    assert second["ids"].shape == second["mask"].shape
+    assert len({*first["ids"].shape, *second["ids"].shape}) == 4
+    assert shaped(model, session, {"ids": (2, 5)}, feeds)["mask"].shape == (2, 5)
+
+
+def test_axes_that_are_all_named_alike_by_a_question_mark_are_axes_of_their_own(build: Build) -> None:
+    model, session = convnet(build, 8, ["?", 3, "?", "?"])
+    feeds = synthesise(model, session).feeds[0]
+    assert feeds["image"].shape == (1, 3, 224, 224)
     for probe in probes(model, session, feeds):
-        assert probe["ids"].shape == probe["mask"].shape
+        batch, _, height, width = probe["image"].shape
+        assert len({batch, height, width}) == 3
 
 
 def sizes(feeds: tuple[Any, ...], name: str) -> list[int]:
