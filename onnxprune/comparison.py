@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Comparison:
             "fidelity": self.fidelity.to_json(),
             "floor": self.floor,
             "passed": self.passed,
-            "divergence": None if self.divergence is None else self.divergence.to_json(),
+            "divergence": None if self.divergence is None else asdict(self.divergence),
         }
 
 
@@ -95,7 +96,8 @@ def validate(
     original = load(reference)
     samples = inputs_for(original, session, data, {}, seed)
     figures = compare(session, other, samples.feeds)
-    parted = figures.score < 1
+    # A candidate that does not even run has no tensor where it parts.
+    parted = math.isfinite(figures.score) and figures.score < 1
     return Comparison(
         reference=Path(reference),
         candidate=Path(candidate),

@@ -11,8 +11,8 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.dimensions.factors import Factor
 from onnxprune.dimensions.keeping import Keeping, Mask
-from onnxprune.dimensions.result import Dimensions
 from onnxprune.dimensions.restate import Action, Restater
+from onnxprune.dimensions.result import Dimensions
 from onnxprune.dimensions.tracer import Shapes, key_of
 from onnxprune.dimensions.wiring import Wiring
 from onnxprune.errors import Declined

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from onnxprune import spec
-from onnxprune.calibration import Statistics, collect
+from onnxprune.calibration import collect
 from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.cost import Cost, cost
 from onnxprune.data import Samples
@@ -26,14 +26,15 @@ from onnxprune.passes import known
 from onnxprune.plan import Edit, Plan, read_plan, write_plan
 from onnxprune.protocol import Context, Pass
 from onnxprune.result import DataNote, Goal, Result
-from onnxprune.runtime import Feeds, Session, observe_shapes, open_session
+from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session
 from onnxprune.sites import find_sites
 from onnxprune.steps import take
+from onnxprune.structure import read_structure
 from onnxprune.synthetic import parse_shapes, probes
 from onnxprune.targets.target import Target, parse_target
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
-DEFAULT_PASSES = ("simplify", "sparse-int8")
+DEFAULT_PASSES = ("simplify", "remove-dead", "sparse-int8")
 DEFAULT_FLOOR = 0.95
 # Seconds of alternated runs behind the reported speed-up.
 TIMING_S = 6.0
@@ -99,9 +100,8 @@ def optimize(
     fidelity_now: Fidelity | None = None
     for one in chosen:
         progress(spec.format(one))
-        sites = find_sites(current)
-        context = Context(statistics=_statistics(one, current, subject.samples, allow_synthetic), seed=seed)
-        step = take(one, current, sites, context, subject.evidence, floor)
+        context = _context(one, current, subject, allow_synthetic=allow_synthetic, seed=seed)
+        step = take(one, current, find_sites(current, context.structure), context, subject.evidence, floor)
         current = step.model
         edits += step.edits
         reports.append(step.report)
@@ -222,11 +222,23 @@ def _refuse_nan(model: Model, path: Path) -> None:
             raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
 
 
-def _statistics(one: Pass, model: Model, samples: Samples, allow_synthetic: bool) -> Statistics | None:
-    if samples.synthetic and not allow_synthetic:
-        return None
-    needs = one.needs(model, find_sites(model))
-    return collect(model, needs, samples.calibration)
+def _context(one: Pass, model: Model, subject: _Subject, *, allow_synthetic: bool, seed: int) -> Context:
+    probe_feeds = subject.evidence.probes
+    structure = None
+    if getattr(one, "structural", False):
+        shapes = observe_shapes(model, probe_feeds)
+        structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
+    statistics = None
+    if allow_synthetic or not subject.samples.synthetic:
+        needs = one.needs(model, find_sites(model, structure))
+        if needs.tensors:
+            statistics = collect(model, needs, subject.samples.calibration)
+    return Context(
+        statistics=statistics,
+        structure=structure,
+        observe=lambda names: observe(model, probe_feeds[0], names),
+        seed=seed,
+    )
 
 
 def _result(

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
 
 from onnxprune.calibration import Needs, Statistics
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.sites import Site
+from onnxprune.structure import Structure
+
+Array = np.ndarray[Any, Any]
 
 __all__ = ["Context", "Needs", "Pass", "Proposal"]
 
@@ -20,10 +25,14 @@ class Context:
 
     Attributes:
         statistics: of the tensors that the pass needed; None where there are no sample inputs.
+        structure: dimensions and shapes; for passes that say `structural`.
+        observe: values of the named tensors in one run of the model as it now is, on any input.
         seed: of every random choice.
     """
 
     statistics: Statistics | None = None
+    structure: Structure | None = None
+    observe: Callable[[Sequence[str]], Mapping[str, Array]] | None = None
     seed: int = 0
 
 
@@ -36,7 +45,11 @@ class Proposal:
 
 
 class Pass(Protocol):
-    """A frozen dataclass of options that edits graphs. `apply` depends on the edits alone, never on the options."""
+    """A frozen dataclass of options that edits graphs. `apply` depends on the edits alone, never on the options.
+
+    A pass that has a true `structural` gets the model's structure. One with a true option `cut_interface` gets a
+    structure in which key-value caches among inputs and outputs may be cut.
+    """
 
     name: ClassVar[str]
     lossless: ClassVar[bool]

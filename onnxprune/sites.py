@@ -1,18 +1,25 @@
-"""Places where a pass can act. A site's id is structural: the same in every run on the same file."""
+"""Places where a pass can act. A site's id is structural: the same in every run, before and after cuts."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from onnxprune.blocks import Block, find_blocks
+from onnxprune.dimensions import Dimension
 from onnxprune.graph import elements
 from onnxprune.model import Model
+from onnxprune.structure import Structure
 from onnxprune.weights import Weight, find_weights
 
 Kind = Literal["graph", "linear", "embedding", "heads", "neurons", "channels", "block"]
 
 GRAPH = "graph"
+# Where a cut model remembers its sites: id -> {"anchor", "units"}, so that shares stay shares of the original.
+REGISTRY = "onnxprune.sites"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,20 +28,30 @@ class Site:
 
     Attributes:
         id: `{kind}.{number}`, numbered in data order.
-        units: how many units can be counted there: output features of a linear, rows of an embedding.
-        unit_size: numbers a unit holds in the weight.
+        units: how many units can be counted there: heads, neurons, channels, output features of a linear, rows of an
+            embedding.
+        original_units: how many there were before any cut.
+        unit_size: numbers that go with one unit.
         weight: name of the stored constant; empty where a site is no single weight.
-        uses: names of the first outputs of the nodes that read it.
+        uses: names of the first outputs of the nodes that read it, or that sum its units away.
+        dimension: position among the structure's dimensions; None where the site is none.
+        anchor: names that stay the same when units go.
+        pinned: why it cannot be cut; empty where it can.
     """
 
     id: str
     kind: Kind
     units: int = 0
+    original_units: int = 0
     unit_size: int = 0
     params: int = 0
     weight: str = ""
     uses: tuple[str, ...] = ()
     operator: str = ""
+    dimension: int | None = None
+    anchor: str = ""
+    pinned: str = ""
+    block: Block | None = None
 
     @property
     def shared_by(self) -> int:
@@ -42,15 +59,125 @@ class Site:
         return len(self.uses)
 
 
-def find_sites(model: Model) -> tuple[Site, ...]:
-    """The whole graph, then every linear and embedding in data order."""
+def find_sites(model: Model, structure: Structure | None = None) -> tuple[Site, ...]:
+    """The whole graph, then linears and embeddings, then heads, neurons, channels and blocks where they were traced."""
     counts: Counter[str] = Counter()
     sites = [Site(id=GRAPH, kind="graph")]
     for weight in find_weights(model.graph, model.overridable):
         kind: Kind = "embedding" if weight.uses[0].role == "embedding" else "linear"
         sites.append(_weight_site(weight, kind, f"{kind}.{counts[kind]}"))
         counts[kind] += 1
+    if structure is not None:
+        sites += _unit_sites(model, structure)
+        sites += _block_sites(model, structure)
     return tuple(sites)
+
+
+def registered(model: Model) -> dict[str, dict[str, Any]]:
+    """Sites that earlier cuts wrote down: id -> anchor and original units."""
+    try:
+        held = json.loads(model.metadata.get(REGISTRY, "{}"))
+    except ValueError:
+        return {}
+    # Metadata is a stranger's text: entries that are not ours are none.
+    entries = held.items() if isinstance(held, dict) else ()
+    return {
+        name: entry
+        for name, entry in entries
+        if isinstance(entry, dict) and isinstance(entry.get("anchor"), str) and isinstance(entry.get("units"), int)
+    }
+
+
+def with_registered(model: Model, sites: Mapping[str, Mapping[str, Any]]) -> Model:
+    """The model remembering more sites."""
+    held = registered(model) | {name: dict(entry) for name, entry in sites.items()}
+    return model.with_metadata(**{REGISTRY: json.dumps(held, sort_keys=True)})
+
+
+def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
+    known = registered(model)
+    by_anchor = {entry["anchor"]: (name, entry) for name, entry in known.items()}
+    taken = set(known)
+    sizes = {name: runs[0] for name, runs in structure.shapes.items()}
+    counts: Counter[str] = Counter()
+    for dimension in structure.dimensions.all:
+        kind = dimension.kind
+        if kind == "widths" or not _is_site(dimension):
+            continue
+        anchor = _anchor(dimension)
+        name, entry = by_anchor.get(anchor, ("", {}))
+        while not name:
+            candidate = f"{kind}.{counts[kind]}"
+            counts[kind] += 1
+            name = "" if candidate in taken else candidate
+        numbers = {
+            member.tensor: elements_of(sizes.get(member.tensor, ()))
+            // max(1, sizes[member.tensor][member.axis])
+            * member.elements.size
+            for member in dimension.members
+            if member.constant
+        }
+        params = sum(numbers.values())
+        yield Site(
+            id=name,
+            kind=kind,
+            units=dimension.units,
+            original_units=max(int(entry.get("units", 0)), dimension.units),
+            unit_size=params // max(1, dimension.units),
+            params=params,
+            uses=tuple(dict.fromkeys(consumer.node for consumer in dimension.consumers)),
+            operator=", ".join(sorted({consumer.op for consumer in dimension.consumers})),
+            dimension=dimension.index,
+            anchor=anchor,
+            pinned=dimension.pinned[0] if dimension.pinned else "",
+        )
+
+
+def elements_of(shape: tuple[int, ...]) -> int:
+    """Numbers in a tensor of this shape."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _is_site(dimension: Dimension) -> bool:
+    """Whether a user would look for it: it can be cut, or it is the heads of an attention."""
+    if dimension.prunable:
+        return True
+    weights = any(producer.weight for producer in dimension.producers)
+    return dimension.kind == "heads" and weights and bool(dimension.consumers)
+
+
+def _anchor(dimension: Dimension) -> str:
+    """Names of the first weights around the units; cuts leave names alone."""
+    producers = [producer.weight for producer in dimension.producers if producer.weight]
+    consumers = [consumer.weight for consumer in dimension.consumers if consumer.weight]
+    return f"{(producers or [''])[0]} > {(consumers or [''])[0]}"
+
+
+def _block_sites(model: Model, structure: Structure) -> Iterator[Site]:
+    known = {entry["anchor"]: name for name, entry in registered(model).items()}
+    taken, number = set(known.values()), 0
+    for block in find_blocks(model.graph, structure.shapes, structure.dimensions):
+        name = known.get(block.output, "")
+        while not name:
+            candidate = f"block.{number}"
+            number += 1
+            name = "" if candidate in taken else candidate
+        yield Site(
+            id=name,
+            kind="block",
+            units=1,
+            original_units=1,
+            unit_size=block.params,
+            params=block.params,
+            uses=(block.output,),
+            operator=block.role,
+            anchor=block.output,
+            pinned=block.pinned,
+            block=block,
+        )
 
 
 def _weight_site(weight: Weight, kind: Kind, name: str) -> Site:
@@ -60,11 +187,13 @@ def _weight_site(weight: Weight, kind: Kind, name: str) -> Site:
         id=name,
         kind=kind,
         units=units,
+        original_units=units,
         unit_size=numbers // units if units else 0,
         params=numbers,
         weight=weight.constant.name,
         uses=tuple(use.name for use in weight.uses),
         operator=weight.uses[0].node.op,
+        anchor=weight.constant.name,
     )
 
 

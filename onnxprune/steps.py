@@ -109,7 +109,7 @@ def _largest_that_stands(
         worst = sorted(harm, key=lambda name: (-harm[name], name))[:count]
         why = reasons | {name: _sinks(harm[name], floor, whole) for name in worst}
         kept, dropped = without(edits, why.keys())
-        why |= {name: "an edit that it depends on was reverted" for name in dropped - why.keys()}
+        why |= dict.fromkeys(dropped - why.keys(), "an edit that it depends on was reverted")
         return attempt(kept) if kept else nothing, why
 
     low, high = 0, len(harm)

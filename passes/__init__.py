@@ -5,9 +5,14 @@ from __future__ import annotations
 from functools import cache
 from importlib.metadata import entry_points
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
+from onnxprune.passes.remove_blocks import RemoveBlocks
+from onnxprune.passes.remove_channels import RemoveChannels
+from onnxprune.passes.remove_dead import RemoveDead
+from onnxprune.passes.remove_heads import RemoveHeads
+from onnxprune.passes.remove_neurons import RemoveNeurons
 from onnxprune.passes.simplify import Simplify
 from onnxprune.passes.sparse_int8 import SparseInt8
 
@@ -16,7 +21,15 @@ if TYPE_CHECKING:
 
     from onnxprune.protocol import Pass
 
-OWN: tuple[type[Pass], ...] = (Simplify, SparseInt8)
+OWN: tuple[type[Any], ...] = (
+    Simplify,
+    RemoveDead,
+    RemoveBlocks,
+    RemoveHeads,
+    RemoveNeurons,
+    RemoveChannels,
+    SparseInt8,
+)
 
 
 @cache
@@ -35,4 +48,14 @@ def known() -> Mapping[str, type[Pass]]:
     return MappingProxyType(passes)
 
 
-__all__ = ["OWN", "Simplify", "SparseInt8", "known"]
+__all__ = [
+    "OWN",
+    "RemoveBlocks",
+    "RemoveChannels",
+    "RemoveDead",
+    "RemoveHeads",
+    "RemoveNeurons",
+    "Simplify",
+    "SparseInt8",
+    "known",
+]
