@@ -1,6 +1,7 @@
 """Fused attention: heads are tied by the operator's attributes instead of by the data flow.
 
-Query heads are key-value groups x heads per group. The width of queries and keys sets the default scale, so it is pinned.
+Query heads are key-value groups x heads per group. The width of queries and keys sets the default scale, so it is
+pinned.
 """
 
 from __future__ import annotations

@@ -223,8 +223,9 @@ class Forest:
     def _carve(self, big: Factor, outer: Factor, inner: Size) -> list[Factor]:
         """Split `big` into `outer` and an inner rest, which is returned."""
         if big.op == "sum" and any(ratio(part.size, inner) is None for part in big.parts):
-            self.clash([big, outer])
-            return [self.leaf(inner)]
+            rest = self.leaf(inner)
+            self.clash([big, outer, rest])
+            return [rest]
         head, tail = self.split_product(big, [outer.size, inner])
         self.unite(head, outer)
         return [tail]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import onnx_graphsurgeon as gs
 
 from onnxprune.dimensions import attention, contraction, layout, pointwise, reduction, slicing
-from onnxprune.dimensions.tracer import Tracer, label
+from onnxprune.dimensions.tracer import Tracer, label, names
 
 Handler = Callable[[Tracer, gs.Node], None]
 
@@ -22,6 +22,15 @@ def measure(t: Tracer, node: gs.Node) -> None:
     t.sink(node, "measure")
 
 
+REDUCTIONS = names("""
+    ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum
+    ReduceLogSumExp ArgMax ArgMin
+""")
+POOLS = names("AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool")
+OPAQUE = names("""
+    EyeLike GatherND NonZero OneHot Range RandomNormal RandomUniform ScatterElements ScatterND TopK
+""")
+
 STANDARD: dict[str, Handler] = {
     **dict.fromkeys(pointwise.UNARY, pointwise.unary),
     **dict.fromkeys(pointwise.BROADCAST, pointwise.broadcast),
@@ -31,17 +40,10 @@ STANDARD: dict[str, Handler] = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax"), reduction.softmax),
     **dict.fromkeys(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"), reduction.layer_norm),
     **dict.fromkeys(("BatchNormalization", "InstanceNormalization"), reduction.channel_norm),
-    **dict.fromkeys(
-        """ReduceSum ReduceSumSquare ReduceL1 ReduceL2 ReduceMean ReduceMax ReduceMin ReduceProd ReduceLogSum
-        ReduceLogSumExp ArgMax ArgMin""".split(),
-        reduction.reduce,
-    ),
-    **dict.fromkeys("AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool".split(), reduction.pool),
+    **dict.fromkeys(REDUCTIONS, reduction.reduce),
+    **dict.fromkeys(POOLS, reduction.pool),
     **dict.fromkeys(("Resize", "Upsample"), reduction.resize),
-    **dict.fromkeys(
-        "EyeLike GatherND NonZero OneHot Range RandomNormal RandomUniform ScatterElements ScatterND TopK".split(),
-        opaque,
-    ),
+    **dict.fromkeys(OPAQUE, opaque),
     "Attention": attention.attention,
     "CastLike": pointwise.cast_like,
     "Concat": slicing.concat,

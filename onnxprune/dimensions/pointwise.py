@@ -5,17 +5,17 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from onnxprune.dimensions.factors import is_one
-from onnxprune.dimensions.tracer import Tracer, label
+from onnxprune.dimensions.tracer import Tracer, label, names
 
-UNARY = frozenset(
-    """Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu
+UNARY = names("""
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor Gelu
     HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not QuickGelu Reciprocal Relu Round Selu
-    Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trunc""".split()
-)
-BROADCAST = frozenset(
-    """Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean
-    Min Mod Mul Or PRelu Pow Sub Sum Where Xor""".split()
-)
+    Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu Trunc
+""")
+BROADCAST = names("""
+    Add And BitShift BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean
+    Min Mod Mul Or PRelu Pow Sub Sum Where Xor
+""")
 
 
 def unary(t: Tracer, node: gs.Node) -> None:

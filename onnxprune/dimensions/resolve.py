@@ -21,7 +21,6 @@ from onnxprune.dimensions.result import (
 from onnxprune.dimensions.ties import Facts, Settlement
 from onnxprune.dimensions.tracer import Slot, Tracer, key_of
 
-
 PRODUCTS = frozenset({"Einsum", "FusedMatMul", "MatMul"})
 
 
@@ -86,7 +85,7 @@ def _first_appearances(tracer: Tracer) -> Iterator[Factor]:
     for node in tracer.graph.nodes:
         key = key_of(node)
         for index, tensor in enumerate(node.inputs):
-            for factor in tracer.read.get((key, index)) or tracer.made.get(tensor.name, ()):
+            for factor in tracer.read.get((key, index)) or tracer.made.get(tensor.name, []):
                 yield from leaves(factor)
         for tensor in node.outputs:
             for factor in tracer.made.get(tensor.name, ()):

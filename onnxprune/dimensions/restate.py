@@ -1,12 +1,14 @@
 """Operators that state sizes or positions, restated for the axes as they are after a cut.
 
-Shape and Size are made to answer with the *old* sizes, so that whatever is computed from them stays what it was: a scale,
-a mean's divisor, a batch size divided out of a merged axis. Only the operators that lay out a cut axis are told the new ones.
+Shape and Size are made to answer with the *old* sizes, so that whatever is computed from them stays what it was: a
+scale, a mean's divisor, a batch size divided out of a merged axis. Only the operators that lay out a cut axis are told
+the new ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,6 +20,7 @@ from onnxprune.dimensions.wiring import Wiring
 from onnxprune.errors import Declined
 
 Action = Callable[[], None]
+Array = np.ndarray[Any, Any]
 # A size that only the operator's own shape input knows.
 COMPUTED = -7
 
@@ -74,7 +77,7 @@ class Restater:
         old, new = ratios[..., 0], ratios[..., 1]
         return lambda: self._scale_back(node, old, new)
 
-    def _scale_back(self, node: gs.Node, old: np.ndarray, new: np.ndarray) -> None:  # type: ignore[type-arg]  # int64
+    def _scale_back(self, node: gs.Node, old: Array, new: Array) -> None:
         measured = node.outputs[0]
         readers = [(reader, at) for reader in measured.outputs for at, t in enumerate(reader.inputs) if t is measured]
         times, product = self.wiring.compute(
@@ -200,7 +203,7 @@ class Restater:
 
         return act
 
-    def _remapped(self, factor: Factor, out: Factor | None, picks: np.ndarray) -> np.ndarray | None:  # type: ignore[type-arg]  # int64
+    def _remapped(self, factor: Factor, out: Factor | None, picks: Array) -> Array | None:
         """Where the picked entries lie after the cut, those that went left out; None where nothing moved."""
         keep = self.keeping.mask(factor)
         if keep is None:
@@ -209,7 +212,7 @@ class Restater:
         left = picks if keep_out is None else picks[keep_out]
         if not keep[left].all():
             raise Declined("an operator picks single units of it by position")
-        return (np.cumsum(keep) - 1)[left]
+        return np.asarray((np.cumsum(keep) - 1)[left])
 
     def _slice(self, node: gs.Node) -> Action | None:
         axes, output = self._read(node), self._made(node)

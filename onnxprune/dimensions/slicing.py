@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -169,7 +171,7 @@ def _take_runs(t: Tracer, node: gs.Node, source: Factor, out: Factor, where: Ind
         t.pin(source, f"{label(node)} picks scattered entries of it")
         t.pin(out, f"{label(node)} picks scattered entries of it")
         return False
-    sizes: list[Size] = [(b - a,) * t.runs for a, b in zip(bounds, bounds[1:], strict=False)]
+    sizes: list[Size] = [(b - a,) * t.runs for a, b in pairwise(bounds)]
     parts = dict(zip(bounds, t.forest.split_sum(source, sizes), strict=False))
     taken = [parts[at] for start, end in runs for at in bounds if start <= at < end]
     if not is_one(out.size):

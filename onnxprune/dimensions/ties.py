@@ -5,13 +5,15 @@ readers tied, the heads of all layers would be one dimension. Such a tie is *bro
 reader gets the entries that it kept. A tie stays where breaking it gains nothing or costs too much:
 
 * weights: a reader with its own slice of a shared weight would need a copy of it;
-* a tensor whose units are summed over at one of its readers, such as the input of a residual block: its own width can go;
+* a tensor whose units are summed over at one of its readers, such as the input of a residual block: its own width
+  can go;
 * a reader that has no weight of its own for the factor;
 * readers that the rest of the graph ties to each other anyway.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.dimensions.factors import Factor, find, leaves
@@ -108,21 +110,23 @@ class Settlement:
 
     def _gather_facts(self) -> None:
         tracer = self.tracer
-        for pin in (*tracer.pins, *tracer.forest.conflicts):
-            for leaf in leaves(pin.factor):
-                self.of(leaf).pins.append(pin.why)
-        for _, _, factor, why in tracer.interface:
+        pins = [(each.factor, each.why) for each in tracer.pins]
+        pins += [(each.factor, each.why) for each in tracer.forest.conflicts]
+        for facts, why in self._each(pins):
+            facts.pins.append(why)
+        for facts, why in self._each([(factor, why) for _, _, factor, why in tracer.interface]):
+            facts.interface.append(why)
+        for facts, _ in self._each([(each.factor, "") for each in tracer.produced]):
+            facts.produced = True
+        for facts, _ in self._each([(each.factor, "") for each in tracer.consumed]):
+            facts.consumed = True
+        for facts, _ in self._each(tracer.batches):
+            facts.batch = True
+
+    def _each(self, held: Sequence[tuple[Factor, str]]) -> Iterator[tuple[Facts, str]]:
+        for factor, word in held:
             for leaf in leaves(factor):
-                self.of(leaf).interface.append(why)
-        for produced in tracer.produced:
-            for leaf in leaves(produced.factor):
-                self.of(leaf).produced = True
-        for consumed in tracer.consumed:
-            for leaf in leaves(consumed.factor):
-                self.of(leaf).consumed = True
-        for factor, _ in tracer.batches:
-            for leaf in leaves(factor):
-                self.of(leaf).batch = True
+                yield self.of(leaf), word
 
     def _merge(self, first: Factor, second: Factor) -> None:
         a, b = find(first), find(second)

@@ -69,9 +69,14 @@ class SizedAttribute:
     many: bool
 
 
+def names(text: str) -> frozenset[str]:
+    """A set of operators, written as words."""
+    return frozenset(text.split())
+
+
 def key_of(node: gs.Node) -> str:
     """What a node is known by: the first output with a name."""
-    return next((t.name for t in node.outputs if t.name), node.name)
+    return str(next((t.name for t in node.outputs if t.name), node.name))
 
 
 def label(node: gs.Node) -> str:

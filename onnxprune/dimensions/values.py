@@ -97,26 +97,22 @@ class Values:
 
     def _evaluate(self, tensor: gs.Tensor) -> list[Array] | None:
         if isinstance(tensor, gs.Constant):
-            if int(np.prod(tensor.shape, dtype=np.int64)) > LONGEST:
-                return None
-            return [np.asarray(tensor.values)] * self._runs
-        if not len(tensor.inputs):
+            short = int(np.prod(tensor.shape, dtype=np.int64)) <= LONGEST
+            return [np.asarray(tensor.values)] * self._runs if short else None
+        node = tensor.inputs[0] if len(tensor.inputs) else None
+        if node is None or node.domain not in {None, "", "ai.onnx"}:
             return None
-        node = tensor.inputs[0]
-        if node.op in {"Shape", "Size"}:
-            return self._sizes(node)
+        return self._sizes(node) if node.op in {"Shape", "Size"} else self._apply(node)
+
+    def _apply(self, node: gs.Node) -> list[Array] | None:
         operator = OPERATORS.get(node.op)
-        if operator is None or node.domain not in {None, "", "ai.onnx"}:
-            return None
-        inputs = [self.each(each) for each in node.inputs if each.name]
-        if not inputs or any(each is None for each in inputs):
+        inputs = [self.each(each) for each in node.inputs if each.name] if operator is not None else []
+        known = [each for each in inputs if each is not None]
+        if operator is None or not known or len(known) < len(inputs):
             return None
         try:
             with np.errstate(all="ignore"):
-                return [
-                    np.asarray(operator(node, [each[run] for each in inputs if each is not None]))
-                    for run in range(self._runs)
-                ]
+                return [np.asarray(operator(node, [each[run] for each in known])) for run in range(self._runs)]
         except (ValueError, IndexError, KeyError, ZeroDivisionError, FloatingPointError):
             return None
 

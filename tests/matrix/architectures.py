@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - an architecture is one line
 """One line an architecture: a configuration class of transformers, a model class and small sizes.
 
 Sizes are chosen so that 3 of 8 and 5 of 8 heads can go and that no two lengths coincide by accident.

@@ -78,11 +78,11 @@ def run(name: str, exporter: str, attention: str) -> Cell:
         return Cell(failed=failure.why)
     try:
         held = traced(path, [feeds(name, *probe) for probe in PROBES])
-        checks, note = CHECKED, ""
+        checks, note = list(CHECKED), ""
     except ModelError as refusal:
         # Some exports of torch run at batch 1 alone, before anything is cut.
         held = traced(path, [feeds(name, 1, length) for _, length in PROBES])
-        checks, note = tuple((1, length) for _, length in CHECKED), f"the export runs at batch 1 only: {refusal}"
+        checks, note = [(1, length) for _, length in CHECKED], f"the export runs at batch 1 only: {refusal}"
     chosen, heads, neurons = removals(held.dimensions)
     if not chosen:
         return Cell(note=note)

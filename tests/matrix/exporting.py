@@ -61,7 +61,8 @@ def cache_folder() -> Path:
     import transformers
 
     steps = (feeds, build, _wrapped, _dynamic, _export)
-    text = "".join([torch.__version__, transformers.__version__, onnx.__version__, *map(inspect.getsource, steps)])
+    sources = [inspect.getsource(step) for step in steps]
+    text = "".join([torch.__version__, transformers.__version__, onnx.__version__, *sources])
     mark = hashlib.sha256(text.encode()).hexdigest()[:12]
     base = os.environ.get("ONNXPRUNE_EXPORTS")
     folder = (Path(base) if base else Path(tempfile.gettempdir()) / "onnxprune-exports") / mark
