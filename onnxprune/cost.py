@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import constants, elements, walk
+from onnxprune.graph import constants, elements, numbers, walk
 from onnxprune.model import Model
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -46,7 +46,7 @@ def cost(model: Model, files: tuple[Path, ...], shapes: Shapes | None) -> Cost:
         size_bytes=sum(path.stat().st_size for path in files),
         gzip_bytes=sum(map(gzip_bytes, files)),
         params=sum(map(elements, held)),
-        nonzero=sum(int(np.count_nonzero(tensor.values)) for tensor in held),
+        nonzero=sum(int(np.count_nonzero(numbers(tensor))) for tensor in held),
         macs=None if shapes is None else macs(model, shapes),
     )
 
@@ -56,7 +56,7 @@ def is_weight(constant: gs.Constant) -> bool:
     values = constant._values  # noqa: SLF001 - the type is known without reading the weights
     if hasattr(values, "stored"):
         return True
-    dtype = constant.values.dtype if not isinstance(values, np.ndarray) else values.dtype
+    dtype = numbers(constant).dtype
     return bool(dtype.kind in _WEIGHT_KINDS or dtype in (np.int8, np.uint8))
 
 

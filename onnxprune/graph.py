@@ -45,12 +45,16 @@ def elements(constant: gs.Constant) -> int:
     return int(np.prod(constant.shape, dtype=np.int64)) if constant.shape else 1
 
 
+def numbers(constant: gs.Constant) -> Array:
+    """The array of a constant; unlike `values` it leaves the constant packed, sparse or mapped as it is stored."""
+    values = constant._values  # noqa: SLF001
+    array: Array = values.load() if isinstance(values, LazyValues) else values
+    return array
+
+
 def is_floating(constant: gs.Constant) -> bool:
     """Whether the constant holds float16, float32 or float64 numbers."""
-    values = constant._values  # noqa: SLF001
-    if isinstance(values, LazyValues):
-        values = constant.values
-    return bool(np.issubdtype(values.dtype, np.floating))
+    return bool(np.issubdtype(numbers(constant).dtype, np.floating))
 
 
 def producer(tensor: gs.Tensor) -> gs.Node | None:

@@ -19,7 +19,7 @@ from onnxprune.cost import Cost, cost
 from onnxprune.data import Samples
 from onnxprune.errors import Declined, ModelError, OptionError, OutputError, PlanError
 from onnxprune.fidelity import Fidelity
-from onnxprune.graph import constants
+from onnxprune.graph import constants, numbers
 from onnxprune.judge import Evidence, gather_evidence, judge
 from onnxprune.model import Model, data_files, digest, load, save
 from onnxprune.passes import known
@@ -217,7 +217,7 @@ def _subject(path: Path, data: str | None, sizes: Mapping[str, tuple[int, ...]],
 
 def _refuse_nan(model: Model, path: Path) -> None:
     for tensor in constants(model.graph):
-        values = tensor.values
+        values = numbers(tensor)
         if values.dtype.kind == "f" and values.size and np.isnan(np.min(values)):
             raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
 

@@ -22,7 +22,8 @@ class Rewriter:
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
-        self._taken = set(graph.tensors())
+        # A body sees the names around it, so that no name of its own may come up again outside.
+        self._taken = set(graph.tensors()).union(*(body.tensors() for body in graph.subgraphs(recursive=True)))
         self._after: dict[int, list[gs.Node]] = {}
         self._first: list[gs.Node] = []
         self._instead: dict[int, list[gs.Node]] = {}
@@ -31,7 +32,7 @@ class Rewriter:
 
     def constant(self, name: str, values: Array) -> gs.Constant:
         """A new constant named after what it replaces."""
-        return gs.Constant(fresh_name(self.graph, name, self._taken), np.ascontiguousarray(values))
+        return gs.Constant(fresh_name(self.graph, name, self._taken), np.asarray(values, order="C"))
 
     def variable(self, name: str) -> gs.Variable:
         """A new tensor named after what it derives from; its type is left to inference."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx_graphsurgeon.ir.tensor import LazyValues
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 # Tensors of at least this many bytes are mapped instead of parsed; smaller ones (shapes, scalars) stay in the message.
 MAPPED_BYTES = 1024
@@ -70,9 +70,8 @@ class Model:
     def copy(self) -> Model:
         """A model whose graph can be edited; the weights are shared."""
         graph = self.graph.copy()
-        # Attributes are shared by graphsurgeon's copy; an edit of one must not reach the original.
-        for node in graph.nodes:
-            node.attrs = dict(node.attrs)
+        # graphsurgeon's copy gives a body its own copy of an outer constant; readers of one weight must find each other.
+        _share_constants(graph, {})
         return replace(self, graph=graph)
 
     def with_metadata(self, **entries: str) -> Model:
@@ -92,6 +91,39 @@ class PackedValues(LazyValues):  # type: ignore[misc]
         """The numbers, one an element."""
         whole = onnx.TensorProto(dims=self.tensor.dims, data_type=self.tensor.data_type, raw_data=self.stored.tobytes())
         return onnx.numpy_helper.to_array(whole)
+
+
+class StoredSparse(SparseValues):  # type: ignore[misc]
+    """A sparse initializer: sparse in the file until it is touched."""
+
+    def load(self) -> np.ndarray[Any, Any]:
+        """The tensor with its zeros; graphsurgeon's own loses the type and reads some encodings only."""
+        return dense(self.tensor)
+
+
+def dense(tensor: onnx.SparseTensorProto) -> np.ndarray[Any, Any]:
+    """The array of a sparse tensor whose indices are positions [n] or coordinates [n, rank]."""
+    numbers, indices = onnx.numpy_helper.to_array(tensor.values), onnx.numpy_helper.to_array(tensor.indices)
+    array = np.zeros(tuple(tensor.dims), numbers.dtype)
+    if indices.ndim == 1:
+        array.reshape(-1)[indices] = numbers
+    else:
+        array[tuple(indices.T)] = numbers
+    return array
+
+
+def _share_constants(graph: gs.Graph, known: dict[tuple[str, int], gs.Constant]) -> None:
+    """Let nodes of all bodies read one object a stored tensor."""
+    for node in graph.nodes:
+        for slot, tensor in enumerate(node.inputs):
+            if isinstance(tensor, gs.Constant):
+                shared = known.setdefault((tensor.name, id(tensor._values)), tensor)  # noqa: SLF001 - not read
+                if shared is not tensor:
+                    node.inputs[slot] = shared
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, gs.Graph):
+                _share_constants(value, known)
 
 
 def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:

@@ -23,6 +23,8 @@ from onnxprune.model.core import (
     FileFields,
     Model,
     PackedValues,
+    StoredSparse,
+    dense,
     held_constants,
     stored_tensors,
     subgraphs,
@@ -49,8 +51,11 @@ def load(path: Path | str) -> Model:
         raise ModelError(f"{path}: no such file. Name an existing .onnx file.")
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty. Export the model again.")
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}. Give a file that you may read.") from error
     return parse(memoryview(mapped), path)
 
 
@@ -104,6 +109,7 @@ def parse(data: memoryview, path: Path) -> Model:
         if proto.functions:
             proto = onnx.inliner.inline_local_functions(proto)
         graph = gs.import_onnx(proto)
+        _keep_attributes(proto.graph, graph)
         _map_weights(graph, data, path.parent)
         _lower_constant_nodes(graph)
     except ModelError:
@@ -150,11 +156,24 @@ def _drop_node_metadata(proto: onnx.ModelProto) -> tuple[str, ...]:
     return (f"{dropped} bytes of exporter metadata dropped from {nodes} nodes",) if dropped else ()
 
 
+def _keep_attributes(proto: onnx.GraphProto, graph: gs.Graph) -> None:
+    """Attributes of kinds that graphsurgeon drops (types, sparse tensors) stay, as the messages they are."""
+    for stored, node in zip(proto.node, graph.nodes, strict=True):
+        for attribute in stored.attribute:
+            if attribute.name not in node.attrs:
+                node.attrs[attribute.name] = attribute
+            elif isinstance(node.attrs[attribute.name], gs.Graph):
+                _keep_attributes(attribute.g, node.attrs[attribute.name])
+
+
 def _map_weights(graph: gs.Graph, data: memoryview, folder: Path) -> None:
     files: dict[Path, memoryview] = {}
     for tensor in held_constants(graph):
         lazy = tensor._values  # noqa: SLF001 - `values` would read the weights
-        if not isinstance(lazy, LazyValues) or isinstance(lazy, SparseValues):
+        if isinstance(lazy, SparseValues):
+            tensor._values = StoredSparse(lazy.tensor)  # noqa: SLF001
+            continue
+        if not isinstance(lazy, LazyValues):
             continue
         proto = lazy.tensor
         if proto.data_location != EXTERNAL:
@@ -215,6 +234,8 @@ def _constant_values(node: gs.Node) -> Any | None:
     value = node.attrs.get("value")
     if isinstance(value, gs.Constant):
         return value._values  # noqa: SLF001
+    if "sparse_value" in node.attrs:
+        return dense(node.attrs["sparse_value"].sparse_tensor)
     for name, dtype in _CONSTANT_ATTRIBUTES.items():
         if name in node.attrs:
             return np.array(node.attrs[name], dtype=dtype)

@@ -11,14 +11,17 @@ import numpy as np
 import onnx
 import onnx.version_converter
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxprune.errors import Declined, ModelError
 from onnxprune.files import atomic, free_name
 from onnxprune.model import wire
-from onnxprune.model.core import EXTERNAL, MAPPED_BYTES, PACKED, Model, PackedValues, held_constants, stored_tensors
+from onnxprune.model.core import EXTERNAL, MAPPED_BYTES, PACKED, Model, PackedValues, held_constants, stored_tensors, subgraphs
 from onnxprune.model.reading import parse
 
+# Since this version of the format an initializer that is also an input can be overridden, and none need be one.
+_OVERRIDABLE_IR = 4
 # Protobuf messages end at 2 GiB; leave room for the graph itself.
 INLINE_LIMIT_BYTES = 2**31 - 2**27
 
@@ -39,7 +42,8 @@ def save(model: Model, path: Path | str, *, external: bool | None = None) -> Non
             _write_inline(proto, payloads, file)
         return
     data_path = free_name(path.with_name(f"{path.name}.data"))
-    with atomic(data_path) as data_file:
+    # Both or neither: the data takes its place first, so that no model ever names a file that is not there.
+    with atomic(path) as file, atomic(data_path) as data_file:
         for tensor in stored_tensors(proto.graph):
             if tensor.data_location != EXTERNAL:
                 continue
@@ -50,8 +54,8 @@ def save(model: Model, path: Path | str, *, external: bool | None = None) -> Non
             del tensor.external_data[:]
             tensor.MergeFromString(entries)
             data_file.write(_as_bytes(array))
-    with atomic(path) as file:
         file.write(proto.SerializeToString(deterministic=True))
+        file.flush()
 
 
 def to_bytes(model: Model) -> bytes:
@@ -81,7 +85,12 @@ def raise_opset(model: Model, version: int) -> Model:
         raise Declined(f"opset {model.graph.opset} cannot be raised to {version}: {reason}") from error
     converted.ir_version = max(converted.ir_version, onnx.helper.find_min_ir_version_for(converted.opset_import))
     raised = parse(memoryview(converted.SerializeToString()), Path())
-    return replace(raised, fields=model.fields, notes=model.notes)
+    fields = model.fields
+    if (model.graph.ir_version or 0) < _OVERRIDABLE_IR <= converted.ir_version:
+        # Initializers stood among the inputs because the format asked for it; from now on that would open them to callers.
+        given = {tensor.name for tensor in raised.graph.inputs}
+        fields = replace(fields, input_order=tuple(name for name in fields.input_order if name in given))
+    return replace(raised, fields=fields, notes=model.notes)
 
 
 def _write_inline(proto: onnx.ModelProto, payloads: dict[str, np.ndarray[Any, Any]], file: BinaryIO) -> None:
@@ -103,11 +112,14 @@ def _to_proto(model: Model) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, 
     """A skeleton, and the bytes of its large tensors by the number in their `offset` entry."""
     graph = model.graph.copy()
     payloads: dict[str, np.ndarray[Any, Any]] = {}
+    outer = _outer_constants(graph, frozenset(model.fields.input_order))
+    _own_attributes(graph)
     for tensor in held_constants(graph):
         _mark(tensor, payloads)
     fields = model.fields
     try:
         proto = gs.export_onnx(graph, do_type_check=False)
+        _hoist(proto.graph, outer)
     except Exception as error:
         raise ModelError(f"the graph cannot be written: {error}") from error
     proto.producer_name, proto.producer_version = fields.producer_name, fields.producer_version
@@ -116,6 +128,91 @@ def _to_proto(model: Model) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, 
         proto.metadata_props.add(key=key, value=value)
     _restore_interface(proto, model)
     return proto, payloads
+
+
+def _outer_constants(graph: gs.Graph, inputs: frozenset[str]) -> frozenset[str]:
+    """Names of constants that more than one graph reads, or that are graph inputs: stored once, in the outermost."""
+    readers: dict[str, set[int]] = {}
+    stored: dict[str, set[int]] = {}
+    computed: set[str] = set()
+    graphs = [graph, *graph.subgraphs(recursive=True)]
+    for holder in graphs:
+        for tensor in [t for node in holder.nodes for t in node.inputs] + list(holder.outputs):
+            if isinstance(tensor, gs.Constant):
+                readers.setdefault(tensor.name, set()).add(id(holder))
+                stored.setdefault(tensor.name, set()).add(id(tensor._values))  # noqa: SLF001 - not read
+        computed |= {tensor.name for node in holder.nodes for tensor in node.outputs}
+        computed |= {tensor.name for tensor in holder.inputs}
+    return frozenset(
+        name
+        for name, holders in readers.items()
+        if len(stored[name]) == 1 and name not in computed and (len(holders) > 1 or name in inputs)
+    )
+
+
+def _own_attributes(graph: gs.Graph) -> None:
+    """Tensors in attributes are shared by graphsurgeon's copy of a graph; they are about to be marked."""
+    for holder in [graph, *graph.subgraphs(recursive=True)]:
+        for node in holder.nodes:
+            for name, value in node.attrs.items():
+                if isinstance(value, gs.Constant):
+                    node.attrs[name] = value.copy()
+
+
+def _hoist(graph: onnx.GraphProto, names: frozenset[str]) -> None:
+    """Move initializers of `names` out of the bodies, where graphsurgeon stores a copy for each reader."""
+    present = {tensor.name for tensor in graph.initializer}
+    bodies = [body for node in graph.node for body in subgraphs(node)]
+    while bodies:
+        body = bodies.pop(0)
+        bodies += [inner for node in body.node for inner in subgraphs(node)]
+        kept = []
+        for tensor in body.initializer:
+            if tensor.name not in names:
+                kept.append(tensor)
+            elif tensor.name not in present:
+                present.add(tensor.name)
+                graph.initializer.append(tensor)
+        if len(kept) < len(body.initializer):
+            kept = [onnx.TensorProto.FromString(tensor.SerializeToString()) for tensor in kept]
+            del body.initializer[:]
+            body.initializer.extend(kept)
+
+
+def _export_node(node: gs.Node, *args: Any, **kwargs: Any) -> onnx.NodeProto:
+    """graphsurgeon's own, and what it cannot write: empty lists, and attributes that are kept as messages."""
+    odd = {
+        name: value
+        for name, value in node.attrs.items()
+        if isinstance(value, onnx.AttributeProto) or (isinstance(value, list) and not value)
+    }
+    if not odd:
+        return _PLAIN_EXPORT(node, *args, **kwargs)
+    plain = gs.Node(node.op, node.name, dict(node.attrs), domain=node.domain)
+    for name in odd:
+        del plain.attrs[name]
+    proto = _PLAIN_EXPORT(plain, *args, **kwargs)
+    proto.input.extend(tensor.name for tensor in node.inputs)
+    proto.output.extend(tensor.name for tensor in node.outputs)
+    for name, value in odd.items():
+        if isinstance(value, onnx.AttributeProto):
+            proto.attribute.append(value)
+        else:
+            proto.attribute.add(name=name, type=_list_type(node, name))
+    return proto
+
+
+def _list_type(node: gs.Node, name: str) -> onnx.AttributeProto.AttributeType:
+    try:
+        schema = onnx.defs.get_schema(node.op, node.domain or "")
+    except onnx.defs.SchemaError:
+        return onnx.AttributeProto.INTS
+    known = schema.attributes.get(name)
+    return onnx.AttributeProto.INTS if known is None else onnx.AttributeProto.AttributeType.ValueType(int(known.type))
+
+
+_PLAIN_EXPORT = OnnxExporter.export_node
+OnnxExporter.export_node = staticmethod(_export_node)
 
 
 def _mark(tensor: gs.Constant, payloads: dict[str, np.ndarray[Any, Any]]) -> None:
