@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from math import gcd, prod
 
 import numpy as np
@@ -17,14 +18,15 @@ from onnxprune.signature import Input, Kind, Signature, read_signature, sizes_of
 _SHAPE = re.compile(r"(?P<name>.+)=(?P<sizes>\d+(x\d+)*)")
 _PRIMES = [p for p in range(2, 1200) if all(p % q for q in range(2, int(p**0.5) + 1))]
 # What sizes of a kind are drawn from: primes from `least` on, times the first scale that the graph takes. Images and
-# sounds start where five halvings leave more than one element; None keeps the sample's own size.
+# sounds start where five halvings leave more than one element.
 _LEAST: Mapping[Kind, int] = {"channel": 2, "image": 67, "past": 5, "sequence": 7, "sound": 521}
-_SCALES = (1, 8, 16, 32, 64, 128, None)
+_SCALES = (1, 8, 16, 32, 64, 128)
 _LEAST_SCALED = 3
 # A batch is co-prime to the weights' sizes only where that is cheap.
 _BATCHES = (2, 3)
 _LARGEST_BATCH = 7
 _LARGE_ELEMENTS = 20_000
+_MOST_APART = 8
 # Roles whose rows may be told apart by shifting them; a shifted mask or position would mean something else.
 _SHIFTED = {"byte", "image", "real", "token"}
 
@@ -107,17 +109,19 @@ def _pairs(model: Model, signature: Signature, own: Mapping[str, int]) -> Iterat
     """Pairs of sizes to try, the most telling first; the last is the sample's own size twice."""
     batches, others = signature.of_kind("batch"), [s for s, kind in signature.kinds.items() if kind != "batch"]
     primes = _primes(model, signature, own)
-    groups = ([[symbol] for symbol in others], _by_kind(signature, others))
-    for scale in _SCALES if others else (None,):
-        for varied in (True, False) if batches else (False,):
-            for tied in groups[:1] if groups[0] == groups[1] or scale is None else groups:
-                yield tuple(_drawn(signature, own, primes, turn, scale, tied, varied=varied) for turn in (0, 1))
+    apart, tied = [[symbol] for symbol in others], _by_kind(signature, others)
+    # So many axes cannot all be independent: each input of a cache has one.
+    ways = (tied,) if apart == tied or len(apart) > _MOST_APART else (apart, tied)
+    batch_too = (True, False) if batches else (False,)
+    for scale, varied in product(_SCALES if others else (), batch_too):
+        for groups in ways:
+            yield tuple(_drawn(signature, own, primes, turn, scale, groups, varied=varied) for turn in (0, 1))
     if "past" in signature.kinds.values():
         empty = dict.fromkeys(signature.of_kind("past"), 0)
         rest = _by_kind(signature, [symbol for symbol in others if symbol not in empty])
         yield tuple(_drawn(signature, own, primes, turn, 1, rest, varied=True) | empty for turn in (0, 1))
-    if batches and others:
-        yield (dict(own), dict(own))
+    for varied in batch_too:
+        yield tuple(_drawn(signature, own, primes, turn, 1, (), varied=varied) for turn in (0, 1))
 
 
 def _by_kind(signature: Signature, symbols: Sequence[str]) -> list[list[str]]:
@@ -130,22 +134,22 @@ def _drawn(
     own: Mapping[str, int],
     primes: Sequence[int],
     turn: int,
-    scale: int | None,
-    tied: Sequence[Sequence[str]],
+    scale: int,
+    groups: Sequence[Sequence[str]],
     *,
     varied: bool,
 ) -> dict[str, int]:
-    """Sizes of one probe: every group of tied symbols, and the batch where it is `varied`, draws a prime of its own."""
+    """Sizes of one probe: every group of symbols, and the batch where it is `varied`, draws a prime of its own."""
     sizes = dict(own)
     if varied:
         sizes |= dict.fromkeys(signature.of_kind("batch"), primes[turn])
     # Multiples share factors with the weights anyway: small ones then.
     free = list(primes[2:]) if scale == 1 else sorted(primes[2:])
-    for symbols in tied if scale is not None else ():
+    for symbols in groups:
         least = _LEAST[signature.kinds[symbols[0]]] if scale == 1 else _LEAST_SCALED
         # Both probes draw, so that no size of one is a size of the other.
         pair = [free.pop(next(at for at, prime in enumerate(free) if prime >= least)) for _ in (0, 1)]
-        sizes |= dict.fromkeys(symbols, (scale or 1) * pair[turn])
+        sizes |= dict.fromkeys(symbols, scale * pair[turn])
     return sizes
 
 

@@ -156,7 +156,8 @@ def _float_role(port: Port, uses: Uses) -> Role:
 
 
 def _kind(one: Input, at: int, symbol: str, *, lonely: bool) -> Kind:
-    rank, name = len(one.axes), symbol.lower()
+    # The name of an unnamed axis is the input's, which says nothing of the axis.
+    rank, name = len(one.axes), "" if symbol == f"{one.name}.{at}" else symbol.lower()
     if one.role == "state":
         if "past" in name or "cache" in name or (rank == 4 and at == 2):
             return "past"

@@ -365,6 +365,33 @@ def test_cached_keys_are_empty_and_sums_of_symbols_follow(build: Build) -> None:
         assert probe["attention_mask"].shape[1] == past + now
 
 
+def test_probes_of_a_cache_that_must_be_empty_vary_the_rest(build: Build) -> None:
+    model, session = build(
+        [
+            node("Gather", ["table", "ids"], ["tokens"]),
+            # Fails unless the cache adds nothing to the length.
+            node("Concat", ["past", "tokens"], ["keys"], axis=1),
+            node("Add", ["keys", "tokens"], ["y"]),
+        ],
+        [value("ids", INT64, ["batch", "sequence"]), value("past", FLOAT, ["batch", "past_length", 8])],
+        "y",
+        {"table": zeros(50, 8)},
+    )
+    first, second = probes(model, session)
+    assert first["past"].shape[1:] == second["past"].shape[1:] == (0, 8)
+    assert len({*first["ids"].shape, *second["ids"].shape}) == 4
+
+
+def test_caches_of_many_layers_get_one_length(build: Build) -> None:
+    names = [f"past.{layer}" for layer in range(120)]
+    model, session = build(
+        [node("Sum", names, ["y"])], [value(name, FLOAT, [None, 2, None, 4]) for name in names], "y", {}
+    )
+    first, second = probes(model, session)
+    assert {array.shape for array in first.values()} == {(2, 2, 5, 4)}
+    assert {array.shape for array in second.values()} == {(3, 2, 7, 4)}
+
+
 def test_axes_with_names_of_their_own_get_one_size_where_they_must(build: Build) -> None:
     """TorchScript's exporter names each input's axes apart where it is given a list of them."""
     model, session = masked(build, value("mask", INT64, ["m0", "m1"]), ("i0", "i1"))
@@ -450,6 +477,19 @@ def test_probes_keep_a_batch_of_one_where_the_graph_takes_no_other(build: Build)
     found = probes(model, session)
     assert [probe["x"].shape[0] for probe in found] == [1, 1]
     assert found[0]["x"].shape[1] != found[1]["x"].shape[1]
+
+
+def test_probes_differ_in_values_where_the_graph_takes_no_other_size(build: Build) -> None:
+    # 8 is neither a product of a batch and a time that are drawn, nor a time that is drawn.
+    model, session = build(
+        [node("Reshape", ["x", "shape"], ["y"])],
+        [value("x", FLOAT, ["batch", "time"])],
+        "y",
+        {"shape": np.array([4, 2])},
+    )
+    first, second = probes(model, session)
+    assert first["x"].shape == second["x"].shape == (1, 8)
+    assert not np.array_equal(first["x"], second["x"])
 
 
 def test_what_does_not_run_is_told_in_one_line(build: Build) -> None:
