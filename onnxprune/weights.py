@@ -74,11 +74,13 @@ class Weight:
 
     Attributes:
         others: readers that use it as something else than a weight.
+        given_out: whether it is an output of the graph, too.
     """
 
     constant: gs.Constant
     uses: tuple[Use, ...]
     others: tuple[gs.Node, ...]
+    given_out: bool = False
 
 
 _VIEWS = {"Transpose", "Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze"}
@@ -97,11 +99,18 @@ def find_weights(graph: gs.Graph, overridable: frozenset[str] = frozenset()) -> 
                 continue
             order.setdefault(root.name, root)
             found.setdefault(root.name, []).append(Use(node, slot, role, views))
+    given_out = {id(tensor) for tensor in graph.outputs}
     weights = []
     for name, constant in order.items():
-        known = {id(use.node) for use in found[name]} | {id(view) for use in found[name] for view in use.views}
-        others = tuple(node for node in constant.outputs if id(node) not in known)
-        weights.append(Weight(constant, tuple(found[name]), others))
+        known = {(id(use.node), use.slot) for use in found[name] if not use.views}
+        known |= {(id(use.views[0]), 0) for use in found[name] if use.views}
+        others = {
+            id(node): node
+            for node in constant.outputs
+            for slot, tensor in enumerate(node.inputs)
+            if tensor is constant and (id(node), slot) not in known
+        }
+        weights.append(Weight(constant, tuple(found[name]), tuple(others.values()), id(constant) in given_out))
     return tuple(weights)
 
 

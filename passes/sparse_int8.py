@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
+from onnx_graphsurgeon.ir.tensor import SparseValues
 
 from onnxprune import int8
 from onnxprune.calibration import Needs
@@ -44,8 +45,8 @@ _QUANTIZED = {
 _SMALLEST_PRODUCT = 16
 # Below this many numbers a weight saves less than its scales and nodes cost.
 _SMALLEST_WEIGHT = 1024
-# Per-channel DequantizeLinear and the opset that has it.
-_STATIC_OPSET = 13
+# The opsets that have per-channel DequantizeLinear, and DynamicQuantizeLinear.
+_OPSETS: dict[Form, int] = {"static": 13, "dynamic": 11}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ class SparseInt8:
         names: set[str] = set()
         for weight in find_weights(model.graph, model.overridable):
             for use in weight.uses:
-                if _can_be_static(use):
+                if _can_be_static(use, model.overridable):
                     names |= {use.node.inputs[0].name, _result(use.node).name}
         return Needs(ranges=frozenset(names))
 
@@ -94,32 +95,32 @@ class SparseInt8:
             if site.weight not in weights:
                 continue
             try:
-                edits.append(self._edit(site, weights[site.weight], context))
+                edits.append(self._edit(site, weights[site.weight], context, model.overridable))
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
-        if any("static" in edit.args["forms"].values() for edit in edits) and model.graph.opset < _STATIC_OPSET:
-            edits = self._with_opset(edits)
-        return Proposal(tuple(edits), tuple(skips))
+        return Proposal(tuple(self._with_opset(edits, model.graph.opset)), tuple(skips))
 
-    def _with_opset(self, edits: list[Edit]) -> list[Edit]:
-        first = Edit(
-            id=f"{self.name}.opset", pass_name=self.name, site=GRAPH, kind="raise-opset", args={"to": _STATIC_OPSET}
-        )
-        waiting = [
-            edit
-            if "static" not in edit.args["forms"].values()
-            else Edit(**{**vars(edit), "depends_on": (*edit.depends_on, first.id)})
-            for edit in edits
-        ]
-        return [first, *waiting]
+    def _with_opset(self, edits: list[Edit], opset: int) -> list[Edit]:
+        wanted = {edit.id: max(_OPSETS.get(form, 0) for form in edit.args["forms"].values()) for edit in edits}
+        needed = max(wanted.values(), default=0)
+        if needed <= opset:
+            return edits
+        first = Edit(id=f"{self.name}.opset", pass_name=self.name, site=GRAPH, kind="raise-opset", args={"to": needed})
+        return [first, *(replace(edit, depends_on=(first.id,)) if wanted[edit.id] > opset else edit for edit in edits)]
 
-    def _edit(self, site: Site, weight: Weight, context: Context) -> Edit:
+    def _edit(self, site: Site, weight: Weight, context: Context, overridable: frozenset[str]) -> Edit:
         if elements(weight.constant) < _SMALLEST_WEIGHT:
-            raise Declined(f"{elements(weight.constant)} numbers: its scales would outweigh what int8 saves")
+            raise Declined(f"fewer than {_SMALLEST_WEIGHT} numbers: its scales would outweigh what int8 saves")
+        if isinstance(weight.constant._values, SparseValues):  # noqa: SLF001 - not read
+            raise Declined("stored sparse already")
+        if weight.given_out:
+            raise Declined("an output of the graph too, which wants it in float")
         if weight.others:
             reader = weight.others[0]
             raise Declined(f"also read by {reader.op} {reader.outputs[0].name!r}, which wants it in float")
-        forms = {use.name: self._form(use, weight, context) for use in weight.uses}
+        if not np.isfinite(weight.constant.values).all():
+            raise Declined("it holds infinite numbers")
+        forms = {use.name: self._form(use, weight, context, overridable) for use in weight.uses}
         axes = {_scale_axes(use, form, weight) for use, form in zip(weight.uses, forms.values(), strict=True)}
         if len(axes) > 1:
             raise Declined("its readers need their scales on different axes")
@@ -147,20 +148,20 @@ class SparseInt8:
             tensors={"weight": round_to_grid(values, scale), "scale": scale},
         )
 
-    def _form(self, use: Use, weight: Weight, context: Context) -> Form:
+    def _form(self, use: Use, weight: Weight, context: Context, overridable: frozenset[str]) -> Form:
         if use.role == "embedding":
             return self._embedding_form(use)
         if use.role == "linear":
-            return self._linear_form(use, weight)
+            return self._linear_form(use, weight, overridable)
         if use.role == "recurrent":
             return "stored"
         if self.convs == "float":
             raise Declined("option convs=float")
-        ranged = context.statistics is not None and _can_be_static(use) and _has_ranges(use, context)
+        ranged = context.statistics is not None and _can_be_static(use, overridable) and _has_ranges(use, context)
         if self.convs in {"auto", "static"} and ranged:
             return "static"
         if self.convs == "static":
-            raise Declined("option convs=static: needs sample inputs and a convolution without padding modes")
+            raise Declined("option convs=static: needs sample inputs and a float32 Conv with a constant bias whose output is read in the graph")
         return "stored"
 
     def _embedding_form(self, use: Use) -> Form:
@@ -172,7 +173,7 @@ class SparseInt8:
             raise Declined("rows are not looked up on the table's first axis")
         return "gather"
 
-    def _linear_form(self, use: Use, weight: Weight) -> Form:
+    def _linear_form(self, use: Use, weight: Weight, overridable: frozenset[str]) -> Form:
         if self.linears == "float":
             raise Declined("option linears=float")
         if use.node.op not in {"MatMul", "Gemm"} or self.linears == "stored":
@@ -183,11 +184,13 @@ class SparseInt8:
             return "stored"
         if use.node.attrs.get("transA", 0):
             raise Declined("the activations are transposed by the product (transA)")
+        if use.node.attrs.get("beta", 1.0) != 1.0 and use.node.inputs[2:] and use.node.inputs[2].name in overridable:
+            raise Declined("the bias is a graph input too: a caller may override it")
         if weight.constant.dtype not in (np.float32, np.float16):
             raise Declined(f"{weight.constant.dtype} products have no integer form")
         rows, columns = weight.constant.shape
         if min(rows, columns) < _SMALLEST_PRODUCT:
-            raise Declined(f"{rows} x {columns}: a product this narrow is slower with integers")
+            raise Declined(f"narrower than {_SMALLEST_PRODUCT}: such a product is slower with integers")
         return "dynamic"
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
@@ -296,10 +299,12 @@ def _fits_half(values: Array, kept: tuple[int, ...]) -> bool:
     return bool(scale.min() > np.finfo(np.float16).tiny and scale.max() < np.finfo(np.float16).max)
 
 
-def _can_be_static(use: Use) -> bool:
+def _can_be_static(use: Use, overridable: frozenset[str]) -> bool:
     node = use.node
-    plain = node.op == "Conv" and not node.domain and not use.views
+    plain = node.op == "Conv" and not node.domain and not use.views and node.inputs[1].dtype == np.float32
     biased = len(node.inputs) > 2 and bool(node.inputs[2].name)
+    if biased and node.inputs[2].name in overridable:
+        return False
     # An output of the graph stays in float, and the runtime merges a convolution only between integers.
     read = bool(_result(node).outputs)
     return plain and read and (not biased or isinstance(node.inputs[2], gs.Constant))
