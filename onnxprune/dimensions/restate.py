@@ -206,9 +206,11 @@ class Restater:
     def _remapped(self, factor: Factor, out: Factor | None, picks: Array) -> Array | None:
         """Where the picked entries lie after the cut, those that went left out; None where nothing moved."""
         keep = self.keeping.mask(factor)
-        if keep is None:
-            return None
         keep_out = None if out is None else self.keeping.mask(out)
+        if keep is None and keep_out is None:
+            return None
+        if keep is None:
+            keep = np.ones(find(factor).size[0], dtype=np.bool_)
         left = picks if keep_out is None else picks[keep_out]
         if not keep[left].all():
             raise Declined("an operator picks single units of it by position")

@@ -18,7 +18,10 @@ def check(seed: int) -> None:
     net = random_net(seed)
     held = net.traced()
     prunable = held.dimensions.prunable
-    assert prunable, f"seed {seed}: a random graph always ends in a linear behind something that can go"
+    if not prunable:  # two groupings of the same channels that do not nest
+        reasons = {why for dimension in held.dimensions.all for why in dimension.pinned}
+        assert any("mixes it with its neighbours" in why for why in reasons), f"seed {seed}: {reasons}"
+        return
     numbers = np.random.default_rng(seed)
     chosen = numbers.choice(len(prunable), size=min(len(prunable), 1 + seed % 3), replace=False)
     removals = {}

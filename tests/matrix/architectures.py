@@ -81,7 +81,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "modernbert": Architecture("ModernBertConfig", "ModernBertModel", DECODER | {"cls_token_id": 1, "sep_token_id": 2}),
     "mobilebert": Architecture("MobileBertConfig", "MobileBertModel", TEXT | {"embedding_size": 16, "intra_bottleneck_size": 64, "true_hidden_size": 64}),
     "bart": Architecture("BartConfig", "BartModel", {"vocab_size": 97, "d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 8, "decoder_attention_heads": 8, "encoder_ffn_dim": 112, "decoder_ffn_dim": 112, "max_position_embeddings": 64}, "text to text"),
-    "whisper-encoder": Architecture("WhisperConfig", "WhisperModel.encoder", {"d_model": 64, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 8, "encoder_ffn_dim": 112, "max_source_positions": 20, "num_mel_bins": 12}, "mel"),
+    "whisper-encoder": Architecture("WhisperConfig", "WhisperModel.encoder", {"d_model": 64, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 8, "decoder_attention_heads": 8, "encoder_ffn_dim": 112, "max_source_positions": 20, "num_mel_bins": 12}, "mel"),
     "clip-vision": Architecture("CLIPVisionConfig", "CLIPVisionModel", IMAGE, "image"),
     "swin": Architecture("SwinConfig", "SwinModel", {"image_size": 32, "patch_size": 4, "embed_dim": 32, "depths": [2, 2], "num_heads": [8, 8], "window_size": 4}, "image", side=32),
     "convnext": Architecture("ConvNextConfig", "ConvNextModel", {"hidden_sizes": [16, 24], "depths": [1, 1], "num_stages": 2}, "image", cuts_heads=False, side=32),
