@@ -20,7 +20,7 @@ from onnxprune.data import Samples
 from onnxprune.errors import Declined, ModelError, OptionError, OutputError, PlanError
 from onnxprune.fidelity import Fidelity
 from onnxprune.graph import constants, numbers
-from onnxprune.judge import Evidence, gather_evidence, judge
+from onnxprune.judge import Broken, Evidence, gather_evidence, judge
 from onnxprune.model import Model, data_files, digest, load, save
 from onnxprune.passes import known
 from onnxprune.plan import Edit, Plan, read_plan, write_plan
@@ -108,7 +108,7 @@ def optimize(
         fidelity_now = step.fidelity or fidelity_now
 
     progress("save")
-    final = fidelity_now or judge(current, subject.evidence, lossless=True)
+    final = fidelity_now or _unchanged(current, subject)
     plan = Plan(
         model_sha256=digest(path),
         versions=_versions(),
@@ -279,6 +279,16 @@ def _result(
         reports=reports,
         notes=subject.model.notes,
     )
+
+
+def _unchanged(model: Model, subject: _Subject) -> Fidelity:
+    """Fidelity of a model that no edit stands in; less than 1 where the original answers differently each time."""
+    try:
+        return judge(model, subject.evidence, lossless=False)
+    except Broken as reason:
+        raise ModelError(
+            f"{subject.path}: not even an unchanged copy of it passes: {reason}. Export it anew."
+        ) from reason
 
 
 def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
-from onnxprune.graph import constants, elements, stored_bytes, walk
+from onnxprune.graph import constants, elements, numbers, stored_bytes, walk
 from onnxprune.model import Model, to_skeleton
 from onnxprune.plan import Change, Edit
 from onnxprune.protocol import Context, Proposal
@@ -18,16 +19,22 @@ from onnxprune.rewrite import substitute
 from onnxprune.sites import GRAPH, Site
 from onnxprune.weights import seen_through
 
-# Folding a quantizer would turn stored integers back into floats; folding a random source would freeze it.
+# Folding a quantizer would turn stored integers back into floats; folding a random source would freeze it; optional
+# values and sequences are no arrays.
 _NEVER_FOLDED = {
     "Bernoulli",
     "DequantizeLinear",
     "Multinomial",
+    "Optional",
     "QuantizeLinear",
     "RandomNormal",
     "RandomNormalLike",
     "RandomUniform",
     "RandomUniformLike",
+    "SequenceConstruct",
+    "SequenceEmpty",
+    "SequenceInsert",
+    "SplitToSequence",
 }
 # Views whose result is as large as the constant they read, so that folding never grows the file.
 _FREE_VIEWS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
@@ -77,7 +84,9 @@ def _folded(model: Model, limit: int) -> Model:
             node.op in _NEVER_FOLDED or node.domain or any(tensor.name in overridable for tensor in node.inputs)
         )
 
-    graph.fold_constants(size_threshold=limit, should_exclude_node=fixed, flatten_subgraphs=False)
+    _fold_sizes(graph)
+    # graphsurgeon's own folding of shapes forgets what part a Shape is asked for, and drops casts that round.
+    graph.fold_constants(fold_shapes=False, size_threshold=limit, should_exclude_node=fixed, flatten_subgraphs=False)
     for tensor in constants(graph):
         tensor.inputs.clear()
     _fold_views(graph, overridable)
@@ -85,6 +94,33 @@ def _folded(model: Model, limit: int) -> Model:
     graph.cleanup(remove_unused_graph_inputs=False)
     _drop_shapes(graph)
     return result
+
+
+def _fold_sizes(graph: gs.Graph) -> None:
+    """Shapes that are known become constants; of one that is known in part, the sizes that are picked from it."""
+    outputs = {id(tensor) for tensor in graph.outputs}
+    for node in graph.nodes:
+        if node.op != "Shape" or node.domain or node.inputs[0].shape is None:
+            continue
+        # Sizes are counted as Python counts a slice: negative from the end, and never past either.
+        part = slice(int(node.attrs.get("start", 0)), node.attrs.get("end"))
+        sizes = list(node.inputs[0].shape)[part]
+        (out,) = node.outputs
+        if all(isinstance(size, int) for size in sizes) and id(out) not in outputs:
+            _make_constant(out, sizes)
+            continue
+        for reader in list(out.outputs):
+            if reader.op == "Gather" and not reader.domain and isinstance(reader.inputs[1], gs.Constant):
+                picked = reader.outputs[0]
+                indices = numbers(reader.inputs[1])
+                chosen = np.array(sizes, dtype=object)[indices]
+                if all(isinstance(size, int) for size in np.ravel(chosen)) and id(picked) not in outputs:
+                    _make_constant(picked, chosen)
+
+
+def _make_constant(tensor: gs.Tensor, values: Any) -> None:
+    tensor.inputs.clear()
+    tensor.to_constant(np.array(values, np.int64))
 
 
 def _refresh_shapes(model: Model) -> None:
@@ -120,7 +156,9 @@ def _fold_views(graph: gs.Graph, overridable: frozenset[str]) -> None:
             continue
         source, out = node.inputs[0], node.outputs[0]
         private = isinstance(source, gs.Constant) and len(source.outputs) == 1 and source.name not in overridable
-        if not private or any(not isinstance(tensor, gs.Constant) for tensor in node.inputs) or id(out) in outputs:
+        if not private or any(not isinstance(tensor, gs.Constant) for tensor in node.inputs):
+            continue
+        if outputs & {id(source), id(out)}:
             continue
         if any(tensor.name in overridable for tensor in node.inputs):
             continue

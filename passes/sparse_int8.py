@@ -161,7 +161,9 @@ class SparseInt8:
         if self.convs in {"auto", "static"} and ranged:
             return "static"
         if self.convs == "static":
-            raise Declined("option convs=static: needs sample inputs and a float32 Conv with a constant bias whose output is read in the graph")
+            raise Declined(
+                "option convs=static: needs sample inputs, and a float32 Conv of constants whose output is read in the graph"
+            )
         return "stored"
 
     def _embedding_form(self, use: Use) -> Form:

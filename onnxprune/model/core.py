@@ -70,7 +70,7 @@ class Model:
     def copy(self) -> Model:
         """A model whose graph can be edited; the weights are shared."""
         graph = self.graph.copy()
-        # graphsurgeon's copy gives a body its own copy of an outer constant; readers of one weight must find each other.
+        # graphsurgeon gives a body its own copy of an outer constant; readers of one weight must find each other.
         _share_constants(graph, {})
         return replace(self, graph=graph)
 

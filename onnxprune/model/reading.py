@@ -55,7 +55,8 @@ def load(path: Path | str) -> Model:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}. Give a file that you may read.") from error
+        reason = error.strerror or error
+        raise ModelError(f"{path}: cannot be read: {reason}. Give a file that you may read.") from error
     return parse(memoryview(mapped), path)
 
 

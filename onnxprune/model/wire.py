@@ -112,18 +112,18 @@ def skeleton(data: memoryview, minimum: int) -> bytes:
     def rewrite(kind: str, start: int, end: int) -> bytes:
         if end - start < minimum:
             return bytes(data[start:end])
-        out = []
+        out, marker = [], b""
         for item in fields(data, start, end):
             child = _CHILDREN.get(kind, {}).get(item.number)
             large = item.wire_type == _LENGTH_DELIMITED and item.end - item.value >= minimum
             if child and large:
                 out.append(_delimited(item.number, rewrite(child, item.value, item.end)))
             elif kind == "tensor" and item.number == _RAW_DATA and large:
-                out.append(reference_entries(location="", offset=item.value, length=item.end - item.value))
-                out.append(_IS_EXTERNAL)
+                marker = reference_entries(location="", offset=item.value, length=item.end - item.value) + _IS_EXTERNAL
             else:
                 out.append(bytes(data[item.start : item.end]))
-        return b"".join(out)
+        # Last, since of a field that stands twice the last one counts: some files state the default location.
+        return b"".join([*out, marker])
 
     return rewrite("model", 0, len(data))
 

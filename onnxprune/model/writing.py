@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import onnx
@@ -17,7 +17,16 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnxprune.errors import Declined, ModelError
 from onnxprune.files import atomic, free_name
 from onnxprune.model import wire
-from onnxprune.model.core import EXTERNAL, MAPPED_BYTES, PACKED, Model, PackedValues, held_constants, stored_tensors, subgraphs
+from onnxprune.model.core import (
+    EXTERNAL,
+    MAPPED_BYTES,
+    PACKED,
+    Model,
+    PackedValues,
+    held_constants,
+    stored_tensors,
+    subgraphs,
+)
 from onnxprune.model.reading import parse
 
 # Since this version of the format an initializer that is also an input can be overridden, and none need be one.
@@ -87,7 +96,7 @@ def raise_opset(model: Model, version: int) -> Model:
     raised = parse(memoryview(converted.SerializeToString()), Path())
     fields = model.fields
     if (model.graph.ir_version or 0) < _OVERRIDABLE_IR <= converted.ir_version:
-        # Initializers stood among the inputs because the format asked for it; from now on that would open them to callers.
+        # Initializers were inputs because the format asked for it; from now on that would open them to callers.
         given = {tensor.name for tensor in raised.graph.inputs}
         fields = replace(fields, input_order=tuple(name for name in fields.input_order if name in given))
     return replace(raised, fields=fields, notes=model.notes)
@@ -180,18 +189,18 @@ def _hoist(graph: onnx.GraphProto, names: frozenset[str]) -> None:
 
 
 def _export_node(node: gs.Node, *args: Any, **kwargs: Any) -> onnx.NodeProto:
-    """graphsurgeon's own, and what it cannot write: empty lists, and attributes that are kept as messages."""
+    """Write a node as graphsurgeon does, and what it cannot write: empty lists, attributes kept as messages."""
     odd = {
         name: value
         for name, value in node.attrs.items()
         if isinstance(value, onnx.AttributeProto) or (isinstance(value, list) and not value)
     }
     if not odd:
-        return _PLAIN_EXPORT(node, *args, **kwargs)
+        return cast("onnx.NodeProto", _PLAIN_EXPORT(node, *args, **kwargs))
     plain = gs.Node(node.op, node.name, dict(node.attrs), domain=node.domain)
     for name in odd:
         del plain.attrs[name]
-    proto = _PLAIN_EXPORT(plain, *args, **kwargs)
+    proto = cast("onnx.NodeProto", _PLAIN_EXPORT(plain, *args, **kwargs))
     proto.input.extend(tensor.name for tensor in node.inputs)
     proto.output.extend(tensor.name for tensor in node.outputs)
     for name, value in odd.items():
@@ -208,7 +217,8 @@ def _list_type(node: gs.Node, name: str) -> onnx.AttributeProto.AttributeType:
     except onnx.defs.SchemaError:
         return onnx.AttributeProto.INTS
     known = schema.attributes.get(name)
-    return onnx.AttributeProto.INTS if known is None else onnx.AttributeProto.AttributeType.ValueType(int(known.type))
+    kind = "INTS" if known is None else str(known.type).rpartition(".")[2]
+    return onnx.AttributeProto.AttributeType.Value(kind)
 
 
 _PLAIN_EXPORT = OnnxExporter.export_node
