@@ -162,7 +162,7 @@ class SparseInt8:
             return "static"
         if self.convs == "static":
             raise Declined(
-                "option convs=static: needs sample inputs, and a float32 Conv of constants whose output is read in the graph"
+                "option convs=static: needs sample inputs, and a float32 Conv of constants that is no output of the graph"
             )
         return "stored"
 

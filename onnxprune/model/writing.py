@@ -218,7 +218,7 @@ def _list_type(node: gs.Node, name: str) -> onnx.AttributeProto.AttributeType:
         return onnx.AttributeProto.INTS
     known = schema.attributes.get(name)
     kind = "INTS" if known is None else str(known.type).rpartition(".")[2]
-    return onnx.AttributeProto.AttributeType.Value(kind)
+    return cast("onnx.AttributeProto.AttributeType", onnx.AttributeProto.AttributeType.Value(kind))
 
 
 _PLAIN_EXPORT = OnnxExporter.export_node
