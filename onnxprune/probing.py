@@ -16,7 +16,7 @@ from onnxprune.runtime import Array, Feeds, Session, first_line
 from onnxprune.signature import Input, Kind, Signature, read_signature, sizes_of
 
 _SHAPE = re.compile(r"(?P<name>.+)=(?P<sizes>\d+(x\d+)*)")
-_PRIMES = [p for p in range(2, 1200) if all(p % q for q in range(2, int(p**0.5) + 1))]
+_PRIMES = [p for p in range(2, 10_000) if all(p % q for q in range(2, int(p**0.5) + 1))]
 # What sizes of a kind are drawn from: primes from `least` on, times the first scale that the graph takes. Images and
 # sounds start where five halvings leave more than one element.
 _LEAST: Mapping[Kind, int] = {"channel": 2, "image": 67, "past": 5, "sequence": 7, "sound": 521}
@@ -113,15 +113,17 @@ def _pairs(model: Model, signature: Signature, own: Mapping[str, int]) -> Iterat
     # So many axes cannot all be independent: each input of a cache has one.
     ways = (tied,) if apart == tied or len(apart) > _MOST_APART else (apart, tied)
     batch_too = (True, False) if batches else (False,)
-    for scale, varied in product(_SCALES if others else (), batch_too):
+    long = not {"image", "sound"}.isdisjoint(signature.kinds.values())
+    steps = [(1, True)] * long + [(scale, False) for scale in _SCALES]
+    for (scale, spread), varied in product(steps if others else (), batch_too):
         for groups in ways:
-            yield tuple(_drawn(signature, own, primes, turn, scale, groups, varied=varied) for turn in (0, 1))
+            yield _pair(signature, own, primes, scale, groups, varied=varied, spread=spread)
     if "past" in signature.kinds.values():
         empty = dict.fromkeys(signature.of_kind("past"), 0)
         rest = _by_kind(signature, [symbol for symbol in others if symbol not in empty])
-        yield tuple(_drawn(signature, own, primes, turn, 1, rest, varied=True) | empty for turn in (0, 1))
+        yield tuple(sizes | empty for sizes in _pair(signature, own, primes, 1, rest, varied=True))
     for varied in batch_too:
-        yield tuple(_drawn(signature, own, primes, turn, 1, (), varied=varied) for turn in (0, 1))
+        yield _pair(signature, own, primes, 1, (), varied=varied)
 
 
 def _by_kind(signature: Signature, symbols: Sequence[str]) -> list[list[str]]:
@@ -129,28 +131,35 @@ def _by_kind(signature: Signature, symbols: Sequence[str]) -> list[list[str]]:
     return [[symbol for symbol in symbols if signature.kinds[symbol] == kind] for kind in kinds]
 
 
-def _drawn(
+def _pair(
     signature: Signature,
     own: Mapping[str, int],
     primes: Sequence[int],
-    turn: int,
     scale: int,
     groups: Sequence[Sequence[str]],
     *,
     varied: bool,
-) -> dict[str, int]:
-    """Sizes of one probe: every group of symbols, and the batch where it is `varied`, draws a prime of its own."""
-    sizes = dict(own)
-    if varied:
-        sizes |= dict.fromkeys(signature.of_kind("batch"), primes[turn])
+    spread: bool = False,
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes of both probes: every group of symbols, and the batch where it is `varied`, draws primes of its own."""
+    pair = (dict(own), dict(own))
     # Multiples share factors with the weights anyway: small ones then.
     free = list(primes[2:]) if scale == 1 else sorted(primes[2:])
-    for symbols in groups:
-        least = _LEAST[signature.kinds[symbols[0]]] if scale == 1 else _LEAST_SCALED
-        # Both probes draw, so that no size of one is a size of the other.
-        pair = [free.pop(next(at for at, prime in enumerate(free) if prime >= least)) for _ in (0, 1)]
-        sizes |= dict.fromkeys(symbols, scale * pair[turn])
-    return sizes
+    least = {kind: start if scale == 1 else _LEAST_SCALED for kind, start in _LEAST.items()}
+    if spread:
+        least["sound"] = max(least["sound"], *(own[symbol] // 8 for symbol in signature.of_kind("sound")), 0)
+    for turn, sizes in enumerate(pair):
+        if varied:
+            sizes.update(dict.fromkeys(signature.of_kind("batch"), primes[turn]))
+        for symbols in groups:
+            kind = signature.kinds[symbols[0]]
+            prime = next((prime for prime in free if prime >= least[kind]), free[-1])
+            free.remove(prime)
+            sizes.update(dict.fromkeys(symbols, scale * prime))
+            if spread and kind in {"image", "sound"}:
+                # Apart enough that they still differ when strides have divided both.
+                least[kind] = prime * 3 // 2 if len(groups) < 3 else prime * 6 // 5
+    return pair
 
 
 def _primes(model: Model, signature: Signature, own: Mapping[str, int]) -> list[int]:

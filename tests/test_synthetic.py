@@ -450,6 +450,26 @@ def test_probes_are_multiples_of_the_strides_where_the_graph_wants_that(build: B
     assert len({*first[2:], *second[2:]}) == 4
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "own"),
+    [(["n", 3, "h", "w"], [32, 32], (1, 3, 224, 224)), (["n", 3, "t"], [320], (1, 3, 16000))],
+)
+def test_probes_differ_after_strides_have_divided_them(
+    build: Build, shape: list[Any], kernel: list[int], own: tuple[int, ...]
+) -> None:
+    model, session = build(
+        [node("MaxPool", ["x"], ["y"], kernel_shape=kernel, strides=kernel, auto_pad="SAME_UPPER")],
+        [value("x", FLOAT, shape)],
+        "y",
+        {},
+    )
+    like = synthesise(model, session, count=1).feeds[0]
+    assert like["x"].shape == own
+    pooled = [size for probe in probes(model, session, like) for size in session.run(probe)["y"].shape[2:]]
+    assert len(set(pooled)) == len(pooled)
+    assert min(pooled) > 1
+
+
 def test_probes_of_a_graph_without_dynamic_axes_differ_in_values(build: Build) -> None:
     model, session = convnet(build, 8, [1, 3, 16, 16])
     like = synthesise(model, session).feeds[0]
