@@ -21,6 +21,9 @@ SHAPE = click.option(
 TARGET = click.option("--target", default="cpu:1", show_default=True, help="Where to time: cpu:THREADS.")
 
 
+_PIPE_WIDTH = 140
+
+
 class _Group(click.Group):
     """Errors of the user's input end in one line and exit code 2, never in a traceback."""
 
@@ -194,7 +197,9 @@ def _floor(text: str | None) -> Any:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    # A pipe or a file has no width of its own: tables must not be cut there.
+    return console if console.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
 def _progress(*, quiet: bool) -> Any:

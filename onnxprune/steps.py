@@ -141,6 +141,6 @@ def _with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
 
 def _sinks(harm: float, floor: float | None, whole: _Trial) -> str:
     if whole.broken is not None:
-        return f"with all edits: {whole.broken}; this one alone costs {harm:.4f} of the fidelity"
+        return f"with all edits: {whole.broken}; alone it costs {harm:.4f} of the fidelity"
     score = whole.fidelity.score if whole.fidelity is not None else float("nan")
-    return f"fidelity {score:.4f} was under the floor {floor}; this edit alone costs {harm:.4f}"
+    return f"fidelity {score:.4f} was under the floor {floor}; alone it costs {harm:.4f}"

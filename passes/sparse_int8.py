@@ -59,6 +59,8 @@ class SparseInt8:
         convs: `static` multiplies integers between calibrated ranges (needs sample inputs), `stored` keeps the
             product in float; `auto` is static where there are sample inputs; `float` leaves convolutions alone.
         embeddings: whether embedding tables become int8 with one scale a row.
+        quantized: what to do with a graph that holds integer operators already: `leave` it alone as its maker chose,
+            or `extend` them to what is still in float.
     """
 
     name: ClassVar[str] = "sparse-int8"
@@ -66,6 +68,7 @@ class SparseInt8:
     linears: Literal["dynamic", "stored", "float"] = "dynamic"
     convs: Literal["auto", "static", "stored", "float"] = "auto"
     embeddings: bool = True
+    quantized: Literal["leave", "extend"] = "leave"
 
     def __post_init__(self) -> None:
         """Reject values that no form stands for."""
@@ -73,6 +76,8 @@ class SparseInt8:
             raise OptionError(f"{self.name}: linears must be one of dynamic, stored, float, got {self.linears!r}.")
         if self.convs not in {"auto", "static", "stored", "float"}:
             raise OptionError(f"{self.name}: convs must be one of auto, static, stored, float, got {self.convs!r}.")
+        if self.quantized not in {"leave", "extend"}:
+            raise OptionError(f"{self.name}: quantized must be one of leave, extend, got {self.quantized!r}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Ranges around every convolution, where they may become static."""
@@ -90,6 +95,10 @@ class SparseInt8:
         """One edit a weight, each with all its readers; readers that cannot follow keep the weight in float."""
         edits: list[Edit] = []
         skips: list[Skip] = list(_left_alone(model))
+        held = sorted({node.op for _, node in walk(model.graph) if node.op in _QUANTIZED})
+        if held and self.quantized == "leave":
+            why = f"the graph is quantized already ({', '.join(held)}); option quantized=extend takes the rest too"
+            return Proposal((), (*skips, Skip(site=GRAPH, why=why)))
         weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
         for site in sites:
             if site.weight not in weights:
@@ -162,7 +171,7 @@ class SparseInt8:
             return "static"
         if self.convs == "static":
             raise Declined(
-                "option convs=static: needs sample inputs, and a float32 Conv of constants that is no output of the graph"
+                "option convs=static: needs sample inputs, and a float32 Conv of constants whose output others read"
             )
         return "stored"
 

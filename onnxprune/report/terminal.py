@@ -111,7 +111,9 @@ def print_skips(skips: Sequence[Skip], title: str, console: Console) -> None:
     """One line a reason: how many sites, which, and why."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for skip in skips:
-        by_reason[skip.why].append(skip.site)
+        # What differs from site to site stands behind a semicolon and goes to the site.
+        why, _, own = skip.why.partition("; ")
+        by_reason[why].append(f"{skip.site}: {own}" if own else skip.site)
     for why, sites in by_reason.items():
         shown = ", ".join(sites[:_SHOWN_SITES]) + (", …" if len(sites) > _SHOWN_SITES else "")
         console.print(f"{title}: {len(sites)} ({shown}): {why}", soft_wrap=True, highlight=False, markup=False)

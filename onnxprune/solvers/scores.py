@@ -1,0 +1,72 @@
+"""How units are ranked: a higher score is kept longer."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def magnitude(parts: Iterable[tuple[Array, int, Array]], units: int) -> Array:
+    """L2 norm of the weights that go with each unit.
+
+    Args:
+        parts: (weight, axis, elements [units, k]): which entries of the axis belong to each unit.
+        units: how many there are.
+
+    Returns:
+        [units], not negative.
+    """
+    total = np.zeros(units)
+    for weight, axis, places in parts:
+        others = tuple(at for at in range(weight.ndim) if at != axis % weight.ndim)
+        squares = np.square(weight, dtype=np.float64).sum(axis=others)
+        total += squares[places].sum(axis=1)
+    return np.sqrt(total)
+
+
+def random(units: int, seed: int, name: str) -> Array:
+    """Scores [units] in random order, the same for the same seed and site."""
+    return np.random.default_rng((seed, zlib.crc32(name.encode()))).permutation(units).astype(np.float64)
+
+
+def kept_count(keep: float, original: int, units: int, multiple: int = 1) -> int:
+    """How many of `units` stay: a share of the `original` ones (float) or a count (int), at least one.
+
+    Rounded up to a multiple; never more than there are.
+    """
+    wanted = keep if isinstance(keep, int) else int(np.floor(keep * original + 0.5))
+    aligned = -(-max(1, wanted) // multiple) * multiple
+    return min(units, aligned)
+
+
+def lowest(score: Array, count: int) -> tuple[int, ...]:
+    """The `count` units of lowest score, ascending; the earlier of equals goes first."""
+    return tuple(sorted(int(unit) for unit in np.argsort(score, kind="stable")[:count]))
+
+
+def lowest_over_sites(scores: Sequence[Array], removals: int, least_kept: Sequence[int]) -> list[tuple[int, ...]]:
+    """The `removals` lowest units over several sites, each site's scores first brought to one L2 norm.
+
+    Args:
+        scores: per site, [units].
+        removals: how many go in all.
+        least_kept: per site, how many stay whatever their scores.
+
+    Source: Michel et al. 2019, Are Sixteen Heads Really Better than One?, section 4 (the norm per layer).
+    """
+    entries = sorted(
+        (float(value), site, unit)
+        for site, score in enumerate(scores)
+        for unit, value in enumerate(score / max(float(np.linalg.norm(score)), 1e-30))
+    )
+    gone: list[list[int]] = [[] for _ in scores]
+    for _, site, unit in entries:
+        if removals and len(scores[site]) - len(gone[site]) > least_kept[site]:
+            gone[site].append(unit)
+            removals -= 1
+    return [tuple(sorted(units)) for units in gone]
