@@ -17,13 +17,13 @@ from onnxprune.calibration import collect
 from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.cost import Cost, cost
 from onnxprune.data import Samples
-from onnxprune.errors import Declined, ModelError, OptionError, OutputError, PlanError
+from onnxprune.errors import Declined, ModelError, OnnxPruneError, OptionError, OutputError, PlanError
 from onnxprune.fidelity import Fidelity
 from onnxprune.graph import constants, numbers
 from onnxprune.judge import Broken, Evidence, gather_evidence, judge
 from onnxprune.model import Model, data_files, digest, load, save
 from onnxprune.passes import known
-from onnxprune.plan import Edit, Plan, read_plan, write_plan
+from onnxprune.plan import Edit, Plan, plan_files, read_plan
 from onnxprune.protocol import Context, Pass
 from onnxprune.result import DataNote, Goal, Result
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session
@@ -122,8 +122,8 @@ def optimize(
         edits=tuple(edits),
     )
     plan_path = destination.with_name(f"{destination.stem}.plan.json")
-    save(current, destination)
-    write_plan(plan, plan_path)
+    with plan_files(plan, plan_path):
+        save(current, destination)
     progress(f"time both on {place.name}")
     return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports))
 
@@ -151,7 +151,10 @@ def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: boo
             "Give the original model."
         )
     result = replay(loaded, read.edits)
-    open_session(result)
+    try:
+        open_session(result)
+    except ModelError as error:
+        raise PlanError(f"{plan}: its result does not load: {error} Make the plan again with optimize.") from error
     save(result, destination)
 
 
@@ -169,7 +172,9 @@ def replay(model: Model, edits: Sequence[Edit]) -> Model:
             model, _ = passes[name]().apply(model, tuple(group))
         except Declined as reason:
             raise PlanError(f"The plan does not fit the model: {reason}.") from reason
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except OnnxPruneError:
+            raise
+        except Exception as error:
             # A plan is a stranger's file; whatever its numbers trip over is its own fault.
             raise PlanError(f"The plan is damaged: pass {name!r} failed with {error!r}.") from error
     return model

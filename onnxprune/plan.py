@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -111,15 +113,28 @@ def without(edits: Sequence[Edit], ids: Collection[str]) -> tuple[tuple[Edit, ..
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Write `path` (JSON) and the tensors beside it (`.safetensors`), each whole or not at all.
+    """Write `path` (JSON) and the tensors beside it (`.safetensors`), both or neither.
 
     Raises:
         OutputError: the place cannot be written.
     """
-    tensors = {f"{edit.id}/{name}": array for edit in plan.edits for name, array in edit.tensors.items()}
+    with plan_files(plan, path):
+        pass
+
+
+@contextmanager
+def plan_files(plan: Plan, path: Path) -> Iterator[None]:
+    """A plan's two files: they take their places when the block ends well, and vanish when it does not.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    named = {f"{edit.id}/{name}": array for edit in plan.edits for name, array in edit.tensors.items()}
+    packed = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in named.items()})
     document = {
         "schema": SCHEMA,
         "model_sha256": plan.model_sha256,
+        "tensors_sha256": hashlib.sha256(packed).hexdigest(),
         "versions": dict(plan.versions),
         "options": dict(plan.options),
         "seed": plan.seed,
@@ -136,10 +151,13 @@ def write_plan(plan: Plan, path: Path) -> None:
             for edit in plan.edits
         ],
     }
-    with atomic(tensor_path(path)) as file:
-        file.write(safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()}))
-    with atomic(path) as file:
+    with atomic(path) as file, atomic(tensor_path(path)) as tensors:
+        tensors.write(packed)
         file.write((json.dumps(document, indent=1) + "\n").encode())
+        # A disk that is full says so now, before anything else takes its place.
+        tensors.flush()
+        file.flush()
+        yield
 
 
 def read_plan(path: Path) -> Plan:
@@ -154,15 +172,19 @@ def read_plan(path: Path) -> Plan:
         document = json.loads(path.read_bytes())
     except OSError as error:
         raise PlanError(f"{path}: cannot be read ({error.strerror}). Name the .json that optimize wrote.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{path}: not JSON ({error}). Name the .json file that optimize wrote.") from error
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise PlanError(f"{path}: not a plan of schema {SCHEMA}. Make it again with this version of optimize.")
     beside = tensor_path(path)
     try:
-        tensors = safetensors.numpy.load_file(beside)
-    except (OSError, safetensors.SafetensorError) as error:
+        packed = beside.read_bytes()
+        tensors = safetensors.numpy.load(packed)
+    except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise PlanError(f"{beside}: the plan's tensors cannot be read ({error}). Keep both files together.") from error
+    # Plans that people write state no digest.
+    if document.get("tensors_sha256", "") not in {"", hashlib.sha256(packed).hexdigest()}:
+        raise PlanError(f"{beside}: not the tensors of {path.name}, or damaged. Copy both files again.")
     try:
         return Plan(
             model_sha256=str(document["model_sha256"]),
@@ -171,7 +193,7 @@ def read_plan(path: Path) -> Plan:
             seed=int(document["seed"]),
             edits=tuple(_edit(entry, tensors) for entry in document["edits"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"{path}: not a whole plan: {error!r}. Make it again with optimize.") from error
 
 

@@ -232,6 +232,7 @@ def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
     constant = weight.constant
     dtype = constant.dtype
     before = stored_bytes(constant)
+    _refuse_misfits(weight, edit)
     integers = writer.rewriter.constant(f"{constant.name}.int8", numbers)
     if forms.keys() != {use.name for use in weight.uses}:
         raise Declined(f"{edit.site}: the readers of {constant.name!r} are not those of the plan")
@@ -260,6 +261,19 @@ def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
         bytes_before=before,
         bytes_after=numbers.nbytes + scale.nbytes,
     )
+
+
+def _refuse_misfits(weight: Weight, edit: Edit) -> None:
+    """Raise Declined where a plan's tensors are not those of the weight."""
+    numbers, scale, constant = edit.tensors["weight"], edit.tensors["scale"], weight.constant
+    turned = edit.args.get("layout") == "product" and _wants_transposed(weight.uses[0])
+    expected = tuple(constant.shape)[::-1] if turned else tuple(constant.shape)
+    if numbers.dtype != np.int8 or numbers.shape != expected:
+        raise Declined(
+            f"{edit.site}: {constant.name!r} must be int8 {list(expected)}, got {numbers.dtype} {list(numbers.shape)}"
+        )
+    if scale.ndim != numbers.ndim or any(a not in (1, b) for a, b in zip(scale.shape, numbers.shape, strict=True)):
+        raise Declined(f"{edit.site}: scales {list(scale.shape)} do not fit {constant.name!r} {list(numbers.shape)}")
 
 
 def use_words(forms: dict[str, str]) -> str:
