@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.calibration import Columns, Needs, Statistics, collect
-from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.errors import DataError, ModelError, OptionError, OutputError
 from onnxprune.masks import find_mask, kept_rows
 from onnxprune.model import Model, load
 from onnxprune.observer import groups
@@ -187,6 +190,21 @@ def test_a_small_budget_gives_the_same_numbers_in_several_passes(model: Model, m
         np.testing.assert_allclose(np.asarray(part.gram), np.asarray(whole.gram), rtol=1e-5, atol=1e-5)
         assert isinstance(part.gram, np.memmap)
         assert not isinstance(whole.gram, np.memmap)
+
+
+def test_a_full_disk_is_told(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    needs = Needs(grams=frozenset(EVERY))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "place")
+    monkeypatch.setattr("onnxprune.calibration.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("onnxprune.runtime.tempfile.TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
+    with pytest.raises(OutputError) as caught:
+        collect(model, needs, samples_of(), memory_bytes=1300)
+    assert str(caught.value) == (
+        "place: statistics cannot be written: No space left on device. Set TMPDIR to another folder."
+    )
 
 
 def test_a_gram_that_no_budget_holds_is_missing_with_its_reason(model: Model) -> None:

@@ -339,6 +339,86 @@ def test_other_floats_are_standard_normal(build: Build) -> None:
     assert abs(x.std() - 1) < 0.006
 
 
+def test_every_role_has_its_values(build: Build) -> None:
+    kinds: dict[str, tuple[int, list[Any]]] = {
+        "position_ids": (INT64, ["batch", "sequence"]),
+        "lengths": (INT64, ["batch"]),
+        "pixels": (TensorProto.UINT8, ["batch", "h", "w", 3]),
+        "count": (INT64, [1]),
+        "sample_rate": (FLOAT, []),
+        "words": (TensorProto.STRING, ["batch"]),
+        "unknown": (INT64, ["batch", "sequence"]),
+    }
+    casts = [node("Cast", [name], [f"{name}.y"], to=FLOAT) for name in kinds if name not in {"position_ids", "words"}]
+    sums = [node("ReduceSum", [f"{name}.y"], [f"{name}.s"], keepdims=0) for name in kinds if name != "words"]
+    model, session = build(
+        [
+            *casts,
+            node("Gather", ["table", "position_ids"], ["position_ids.y"]),
+            *sums,
+            node("Shape", ["words"], ["words.shape"]),
+            node("Cast", ["words.shape"], ["words.s"], to=FLOAT),
+            node("Sum", [f"{name}.s" for name in kinds], ["y"]),
+        ],
+        [value(name, kind, shape) for name, (kind, shape) in kinds.items()],
+        "y",
+        {"table": zeros(50, 4)},
+    )
+    feeds = synthesise(model, session).feeds[0]
+    assert feeds["position_ids"].tolist() == [[*range(50), *range(50), *range(28)]]
+    assert feeds["lengths"].tolist() == [128]
+    assert feeds["pixels"].shape == (1, 224, 224, 3)
+    assert (feeds["pixels"].min(), feeds["pixels"].max()) == (0, 255)
+    assert feeds["count"].tolist() == [1]
+    assert feeds["sample_rate"] == 16000
+    assert feeds["words"].tolist() == ["text"]
+    assert feeds["unknown"].tolist() == [[1] * 128]
+    for probe in probes(model, session, feeds):
+        # A length is never more than what it is the length of.
+        batch, sequence = probe["position_ids"].shape
+        assert probe["lengths"].tolist() == [sequence] * batch
+
+
+def test_ids_are_followed_into_the_body_of_a_loop(build: Build) -> None:
+    body = helper.make_graph(
+        [
+            node("Gather", ["table", "inner"], ["row"]),
+            node("Identity", ["go"], ["going"]),
+            node("Identity", ["inner"], ["kept"]),
+        ],
+        "body",
+        [value("step", INT64, []), value("go", BOOL, []), value("inner", INT64, None)],
+        [value("going", BOOL, []), value("kept", INT64, None), value("row", FLOAT, None)],
+    )
+    model, session = build(
+        [
+            node("Loop", ["times", "", "ids"], ["out", "rows"], body=body),
+            node("Gather", ["short", "out"], ["tokens"]),
+            node("ReduceMax", ["rows"], ["most"], keepdims=0),
+            node("Add", ["tokens", "most"], ["y"]),
+        ],
+        [value("ids", INT64, ["batch"])],
+        "y",
+        {"table": zeros(30, 4), "short": zeros(20, 4), "times": np.int64(2)},
+    )
+    assert input_uses(model.graph).bounds == {"ids": (0, 20)}
+    assert synthesise(model, session).feeds[0]["ids"].shape == (1,)
+
+
+def test_an_input_of_a_type_without_arrays_is_told(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [node("Identity", ["x"], ["y"])],
+        "g",
+        [value("x", TensorProto.BFLOAT16, [1])],
+        [value("y", TensorProto.BFLOAT16, [1])],
+    )
+    path = tmp_path / "made.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    with pytest.raises(ModelError) as caught:
+        synthesise(load(path), open_session(path))
+    assert str(caught.value) == "made.onnx: input 'x' is of a type that arrays do not have. Export float32."
+
+
 def test_cached_keys_are_empty_and_sums_of_symbols_follow(build: Build) -> None:
     model, session = build(
         [
