@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.dimensions.factors import Factor
 from onnxprune.dimensions.keeping import Keeping, Mask
+from onnxprune.dimensions.readers import plan_readers
 from onnxprune.dimensions.restate import Action, Restater
 from onnxprune.dimensions.result import Dimensions
 from onnxprune.dimensions.tracer import Shapes, key_of
@@ -87,15 +88,14 @@ def remove_units(
     wiring = Wiring(graph)
     restater = Restater(keeping, wiring)
     slicings = _plan_constants(graph, keeping)
-    slices = list(_plan_readers(graph, keeping))
-    actions: list[Action] = [action for node in graph.nodes if (action := restater.plan(node)) is not None]
+    actions: list[Action] = plan_readers(keeping, {key_of(node): node for node in graph.nodes}, wiring)
+    actions += [action for node in graph.nodes if (action := restater.plan(node)) is not None]
     interface = _plan_interface(graph, keeping)
     removed = sum(_saving(graph, slicings))
 
-    for slicing in slicings:
+    # Private copies are taken from the constant as it was.
+    for slicing in sorted(slicings, key=lambda each: not each.private):
         _slice_constant(wiring, slicing)
-    for node, index, axis, indices in slices:
-        _slice_reader(wiring, node, index, axis, indices)
     for action in actions:
         action()
     _state_attributes(graph, keeping)
@@ -176,34 +176,6 @@ def _slice_constant(wiring: Wiring, slicing: _Slicing) -> None:
     copy = wiring.constant(f"{slicing.constant.name}.kept", values)
     for node, index in slicing.readers:
         wiring.connect(node, index, copy)
-
-
-def _plan_readers(graph: gs.Graph, keeping: Keeping) -> Iterator[tuple[gs.Node, int, int, Array]]:
-    """Inputs that keep other entries of a shared tensor than the tensor itself."""
-    nodes = {key_of(node): node for node in graph.nodes}
-    for tie in keeping.layout.ties:
-        if tie.tensor in keeping.layout.constants:
-            continue
-        for axis, (made, read) in enumerate(zip(tie.made, tie.read, strict=True)):
-            there, here = keeping.mask(made), keeping.mask(read)
-            if here is None and there is None:
-                continue
-            there = np.ones(made.size[0], dtype=np.bool_) if there is None else there
-            here = np.ones(read.size[0], dtype=np.bool_) if here is None else here
-            if np.array_equal(there, here):
-                continue
-            if (here & ~there).any():
-                raise Declined(f"a reader of {tie.tensor!r} needs units that are cut from it")
-            yield nodes[tie.slot[0]], tie.slot[1], axis, np.flatnonzero(here[there])
-
-
-def _slice_reader(wiring: Wiring, node: gs.Node, index: int, axis: int, indices: Array) -> None:
-    source = node.inputs[index]
-    kept = wiring.integers(f"{source.name}.units", indices.tolist())
-    gather, out = wiring.compute("Gather", [source, kept], f"{source.name}.kept", axis=axis)
-    out.dtype = source.dtype
-    wiring.before(node, gather)
-    wiring.connect(node, index, out)
 
 
 def _plan_interface(graph: gs.Graph, keeping: Keeping) -> tuple[InterfaceChange, ...]:

@@ -56,6 +56,11 @@ class Keeping:
             self._masks[root] = self._mask(root)
         return self._masks[root]
 
+    def entries(self, factor: Factor) -> Mask:
+        """[size] which entries of a static axis stay."""
+        mask = self.mask(factor)
+        return np.ones(find(factor).size[0], dtype=np.bool_) if mask is None else mask
+
     def _mask(self, root: Factor) -> Mask | None:
         if not root.static:
             return None

@@ -28,7 +28,7 @@ REDUCTIONS = names("""
 """)
 POOLS = names("AveragePool MaxPool LpPool GlobalAveragePool GlobalMaxPool GlobalLpPool")
 OPAQUE = names("""
-    EyeLike GatherND NonZero OneHot Range RandomNormal RandomUniform ScatterElements ScatterND TopK
+    EyeLike NonZero OneHot Range RandomNormal RandomUniform ScatterElements ScatterND TopK
 """)
 
 STANDARD: dict[str, Handler] = {
@@ -56,6 +56,7 @@ STANDARD: dict[str, Handler] = {
     "Einsum": contraction.einsum,
     "Expand": layout.expand,
     "Gather": slicing.gather,
+    "GatherND": slicing.gather_nd,
     "GatherElements": slicing.gather_elements,
     "Gemm": contraction.gemm,
     "GroupNormalization": reduction.group_norm,

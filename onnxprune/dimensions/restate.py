@@ -274,5 +274,7 @@ class Restater:
         if where is None:
             return None
         indices = np.asarray(where[0] if scalar else where, dtype=np.int64)
+        if node.op == "GatherND":
+            indices = indices.reshape(-1, 1)
         name = f"{node.outputs[0].name}.indices"
         return lambda: self.wiring.connect(node, 1, self.wiring.constant(name, indices))

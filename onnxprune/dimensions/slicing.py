@@ -98,6 +98,24 @@ def gather(t: Tracer, node: gs.Node) -> None:
         t.pin(factor, f"{label(node)} picks from it by index")
 
 
+def gather_nd(t: Tracer, node: gs.Node) -> None:
+    """GatherND: constant indices into the first axis are a Gather; others pin what they index."""
+    data, indices, output = t.input(node, 0), t.input(node, 1), t.output(node)
+    batch, depth = int(node.attrs.get("batch_dims", 0)), indices[-1].size[0]
+    lead = len(indices) - 1
+    t.unite_all(data[batch + depth :], output[lead:])
+    picked = t.numbers(node, 1)
+    if picked is not None and (batch, depth, lead) == (0, 1, 1) and data[0].static:
+        where = picked[:, 0].astype(np.int64) % data[0].size[0]
+        if take(t, node, data[0], output[0], where):
+            t.sink(node, "gather", {0: where})
+            return
+    t.unite_all(data[:batch], output[:batch])
+    t.unite_all(indices[:lead], output[:lead])
+    for factor in (*data[batch : batch + depth], *output[batch:lead], *indices[-1:]):
+        t.pin(factor, f"{label(node)} picks from it by index")
+
+
 def gather_elements(t: Tracer, node: gs.Node) -> None:
     """GatherElements: indices over one axis, the others in step where they are as long."""
     data, indices, output = t.input(node, 0), t.input(node, 1), t.output(node)

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from onnxprune.dimensions.factors import Factor, find, leaves
+from onnxprune.dimensions.readers import separable
 from onnxprune.dimensions.tracer import Tie, Tracer
 
 # A refinement may have to travel along a chain of shared tensors; each pass carries it all the way in one direction.
@@ -105,7 +106,7 @@ class Settlement:
             if pairs is None:
                 self.tracer.forest.unite(made, read)
             else:
-                edges += [Edge(a, b, hard or not made.static) for a, b in pairs]
+                edges += [Edge(a, b, hard or not separable(made, a)) for a, b in pairs]
         return edges
 
     def _gather_facts(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -13,7 +13,10 @@ SIDE = 6
 
 
 class Writer:
-    """Writes one random graph; every step reads the stream [b, s, WIDTH] or [b, channels, SIDE, SIDE] and returns it."""
+    """Writes one random graph.
+
+    Every step reads the stream, [b, s, WIDTH] or [b, channels, SIDE, SIDE], and returns one of the same shape.
+    """
 
     def __init__(self, seed: int) -> None:
         self.numbers = np.random.default_rng(seed)
@@ -78,9 +81,10 @@ class Writer:
         last = net.op("Mul", *(net.op("Gather", shape, net.constant([at])) for at in (2, 3)))
         return str(net.op("Reshape", x, net.op("Concat", lead, last, axis=0)))
 
-    def attend(self, q: str, k: str, v: str, heads: int, width: int) -> str:
+    def attend(self, parts: Iterable[str], heads: int, width: int) -> str:
         """Scores, softmax, values, back to the stream. The scale may be computed from a shape."""
         net = self.net
+        q, k, v = parts
         if self.flip():
             size = net.op("Gather", net.op("Shape", q), net.constant([3]))
             scale = net.op("Sqrt", net.op("Cast", size, to=1))
@@ -98,7 +102,7 @@ class Writer:
         q, k, v = (
             self.divided(self.net.linear(x, WIDTH, heads * width, bias=self.flip()), heads, width) for _ in range(3)
         )
-        return self.attend(q, k, v, heads, width)
+        return self.attend((q, k, v), heads, width)
 
     def packed(self, x: str) -> str:
         """One projection for all three: [3, heads, width], [heads, 3, width], or segments of the last axis."""
@@ -107,19 +111,19 @@ class Writer:
         kind = self.pick(0, 1, 2, 3)
         if kind == 0:
             parts = net.op("Split", y, net.constant([heads * width] * 3), outputs=3, axis=-1)
-            return self.attend(*(self.divided(part, heads, width) for part in parts), heads, width)
+            return self.attend((self.divided(part, heads, width) for part in parts), heads, width)
         if kind == 1:
             y = net.op("Transpose", net.reshape(y, 0, 0, 3, heads, width), perm=[2, 0, 3, 1, 4])
             parts = [net.op("Gather", y, net.constant(np.int64(at)), axis=0) for at in range(3)]
-            return self.attend(*parts, heads, width)
+            return self.attend(parts, heads, width)
         if kind == 2:
             y = net.op("Transpose", net.reshape(y, 0, 0, heads, 3, width), perm=[3, 0, 2, 1, 4])
             split = net.op("Split", y, outputs=3, axis=0, num_outputs=3)
-            return self.attend(*(net.op("Squeeze", part, net.constant([0])) for part in split), heads, width)
+            return self.attend((net.op("Squeeze", part, net.constant([0])) for part in split), heads, width)
         y = net.op("Transpose", net.reshape(y, 0, 0, heads, 3 * width), perm=[0, 2, 1, 3])
         bounds = [(width * at, width * (at + 1)) for at in range(3)]
         parts = [net.op("Slice", y, net.constant([a]), net.constant([b]), net.constant([3])) for a, b in bounds]
-        return self.attend(*parts, heads, width)
+        return self.attend(parts, heads, width)
 
     def grouped(self, x: str) -> str:
         """Key-value heads repeated for a group of query heads."""
@@ -127,7 +131,8 @@ class Writer:
         heads = groups * many
         q = self.divided(net.linear(x, WIDTH, heads * width), heads, width)
         k, v = (self.divided(net.linear(x, WIDTH, groups * width), groups, width) for _ in range(2))
-        return self.attend(q, self.repeated(k, groups, many, width), self.repeated(v, groups, many, width), heads, width)
+        keys, values = self.repeated(k, groups, many, width), self.repeated(v, groups, many, width)
+        return self.attend((q, keys, values), heads, width)
 
     def repeated(self, x: str, groups: int, many: int, width: int) -> str:
         """[b, groups, s, width] -> [b, groups·many, s, width]."""
@@ -251,7 +256,11 @@ class Writer:
         """Squeeze and excitation."""
         net, few = self.net, self.pick(3, 4)
         pooled = net.op("GlobalAveragePool", x)
-        gate = net.op("Conv", net.op("Relu", net.op("Conv", pooled, net.weight(few, channels, 1, 1))), net.weight(channels, few, 1, 1))
+        gate = net.op(
+            "Conv",
+            net.op("Relu", net.op("Conv", pooled, net.weight(few, channels, 1, 1))),
+            net.weight(channels, few, 1, 1),
+        )
         return str(net.op("Mul", x, net.op("Sigmoid", gate)))
 
     def shuffled(self, x: str, channels: int) -> str:

@@ -46,5 +46,3 @@ def test_a_random_cut_equals_its_mask(seed: int) -> None:
 @pytest.mark.timeout(0)
 def test_many_random_cuts_equal_their_masks(seed: int) -> None:
     check(seed)
-
-

@@ -186,4 +186,6 @@ def _export(architecture: Architecture, name: str, exporter: str, attention: str
         output_names=["y"],
         dynamic_shapes=shapes,
     )
+    if program is None:
+        raise RuntimeError("the exporter returned nothing")
     program.save(str(path))
