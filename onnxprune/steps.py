@@ -109,6 +109,7 @@ def _largest_that_stands(
         worst = sorted(harm, key=lambda name: (-harm[name], name))[:count]
         why = reasons | {name: _sinks(harm[name], floor, whole) for name in worst}
         kept, dropped = without(edits, why.keys())
+        kept = _without_idle(kept)
         why |= dict.fromkeys(dropped - why.keys(), "an edit that it depends on was reverted")
         return attempt(kept) if kept else nothing, why
 
@@ -126,6 +127,12 @@ def _largest_that_stands(
     site_of = {edit.id: edit.site for edit in edits}
     reverted = tuple(Skip(site=site_of[name], why=why[name]) for name in site_of if name in why)
     return replace(best, report=replace(best.report, reverted=reverted))
+
+
+def _without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Edits less a raised opset that none of them asked for."""
+    wanted = {name for edit in edits for name in edit.depends_on}
+    return tuple(edit for edit in edits if edit.kind != "raise-opset" or edit.id in wanted)
 
 
 def _with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
