@@ -57,6 +57,12 @@ def is_floating(constant: gs.Constant) -> bool:
     return bool(np.issubdtype(numbers(constant).dtype, np.floating))
 
 
+def storage(graph: gs.Graph) -> tuple[int, int]:
+    """Numbers and bytes of all constants, bodies included; weights are not read."""
+    held = list(constants(graph))
+    return sum(map(elements, held)), sum(map(stored_bytes, held))
+
+
 def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a tensor; None for inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None

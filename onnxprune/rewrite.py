@@ -18,12 +18,16 @@ class Rewriter:
     """Collects insertions and replacements; `finish` puts the node list together.
 
     New nodes stand right after the producer of what they read, or in place of the node they replace.
+
+    Attributes:
+        added_bytes: of all new constants.
     """
 
     def __init__(self, graph: gs.Graph) -> None:
         self.graph = graph
         # A body sees the names around it, so that no name of its own may come up again outside.
         self._taken = set(graph.tensors()).union(*(body.tensors() for body in graph.subgraphs(recursive=True)))
+        self.added_bytes = 0
         self._after: dict[int, list[gs.Node]] = {}
         self._first: list[gs.Node] = []
         self._instead: dict[int, list[gs.Node]] = {}
@@ -32,7 +36,9 @@ class Rewriter:
 
     def constant(self, name: str, values: Array) -> gs.Constant:
         """A new constant named after what it replaces."""
-        return gs.Constant(fresh_name(self.graph, name, self._taken), np.asarray(values, order="C"))
+        array = np.asarray(values, order="C")
+        self.added_bytes += array.nbytes
+        return gs.Constant(fresh_name(self.graph, name, self._taken), array)
 
     def variable(self, name: str) -> gs.Variable:
         """A new tensor named after what it derives from; its type is left to inference."""

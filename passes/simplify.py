@@ -11,7 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
-from onnxprune.graph import constants, elements, numbers, stored_bytes, walk
+from onnxprune.graph import constants, numbers, storage, walk
 from onnxprune.model import Model, to_skeleton
 from onnxprune.plan import Change, Edit
 from onnxprune.protocol import Context, Proposal
@@ -202,11 +202,8 @@ def _does_nothing(node: gs.Node) -> bool:
 
 
 def _change(site: str, before: Model, after: Model) -> Change:
-    def totals(model: Model) -> tuple[int, int, int]:
-        held = list(constants(model.graph))
-        return len(model.graph.nodes), sum(map(elements, held)), sum(map(stored_bytes, held))
-
-    (nodes, params, size), (nodes_after, params_after, size_after) = totals(before), totals(after)
+    nodes, nodes_after = len(before.graph.nodes), len(after.graph.nodes)
+    (params, size), (params_after, size_after) = storage(before.graph), storage(after.graph)
     return Change(
         site=site,
         what=f"{nodes} nodes became {nodes_after}",

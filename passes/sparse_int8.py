@@ -13,7 +13,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxprune import int8
 from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, OptionError
-from onnxprune.graph import elements, stored_bytes, walk
+from onnxprune.graph import elements, storage, stored_bytes, walk
 from onnxprune.model import Model, raise_opset
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
@@ -211,7 +211,7 @@ class SparseInt8:
         for edit in edits:
             if edit.kind == "raise-opset":
                 result = raise_opset(result, int(edit.args["to"]))
-                changes.append(Change(site=edit.site, what=f"opset {model.graph.opset} became {edit.args['to']}"))
+                changes.append(_opset_change(edit, model, result))
         result = result.copy()
         weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
         writer = int8.Int8Writer(result.graph)
@@ -231,7 +231,8 @@ def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
     forms = edit.args["forms"]
     constant = weight.constant
     dtype = constant.dtype
-    before = stored_bytes(constant)
+    before = {id(tensor): tensor for use in weight.uses for tensor in (constant, *use.node.inputs)}
+    already = writer.rewriter.added_bytes
     _refuse_misfits(weight, edit)
     integers = writer.rewriter.constant(f"{constant.name}.int8", numbers)
     if forms.keys() != {use.name for use in weight.uses}:
@@ -258,8 +259,20 @@ def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
         what=f"{use_words(forms)}: {'x'.join(map(str, numbers.shape))} as int8",
         params_before=elements(constant),
         params_after=elements(constant),
-        bytes_before=before,
-        bytes_after=numbers.nbytes + scale.nbytes,
+        bytes_before=sum(stored_bytes(t) for t in before.values() if isinstance(t, gs.Constant) and not t.outputs),
+        bytes_after=writer.rewriter.added_bytes - already,
+    )
+
+
+def _opset_change(edit: Edit, before: Model, after: Model) -> Change:
+    (params, size), (params_after, size_after) = storage(before.graph), storage(after.graph)
+    return Change(
+        site=edit.site,
+        what=f"opset {before.graph.opset} became {after.graph.opset}",
+        params_before=params,
+        params_after=params_after,
+        bytes_before=size,
+        bytes_after=size_after,
     )
 
 
