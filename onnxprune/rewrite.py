@@ -28,6 +28,7 @@ class Rewriter:
         # A body sees the names around it, so that no name of its own may come up again outside.
         self._taken = set(graph.tensors()).union(*(body.tensors() for body in graph.subgraphs(recursive=True)))
         self.added_bytes = 0
+        self._shared: dict[tuple[Any, ...], gs.Constant] = {}
         self._after: dict[int, list[gs.Node]] = {}
         self._first: list[gs.Node] = []
         self._instead: dict[int, list[gs.Node]] = {}
@@ -39,6 +40,13 @@ class Rewriter:
         array = np.asarray(values, order="C")
         self.added_bytes += array.nbytes
         return gs.Constant(fresh_name(self.graph, name, self._taken), array)
+
+    def shared(self, name: str, values: Array) -> gs.Constant:
+        """A new constant, or the one that was made before of the same name and values."""
+        key = (name, values.dtype.str, values.shape, values.tobytes())
+        if key not in self._shared:
+            self._shared[key] = self.constant(name, values)
+        return self._shared[key]
 
     def variable(self, name: str) -> gs.Variable:
         """A new tensor named after what it derives from; its type is left to inference."""

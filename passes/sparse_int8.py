@@ -13,7 +13,7 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxprune import int8
 from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, OptionError
-from onnxprune.graph import elements, storage, stored_bytes, walk
+from onnxprune.graph import constants, elements, storage, stored_bytes, walk
 from onnxprune.model import Model, raise_opset
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
@@ -215,14 +215,22 @@ class SparseInt8:
         result = result.copy()
         weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
         writer = int8.Int8Writer(result.graph)
+        replaced: list[tuple[Change, list[gs.Constant]]] = []
         for edit in edits:
             if edit.kind == "quantize-weight":
                 weight = weights.get(edit.args["weight"])
                 if weight is None:
                     raise Declined(f"{edit.site}: the model has no weight {edit.args['weight']!r}")
-                changes.append(_write(writer, weight, edit))
+                read = [tensor for use in weight.uses for tensor in (weight.constant, *use.node.inputs)]
+                change = _write(writer, weight, edit)
+                replaced.append((change, [tensor for tensor in read if isinstance(tensor, gs.Constant)]))
         writer.finish()
         result.graph.cleanup(remove_unused_graph_inputs=False)
+        alive = {id(tensor) for tensor in constants(result.graph)}
+        for change, read in replaced:
+            gone = {id(tensor): stored_bytes(tensor) for tensor in read if id(tensor) not in alive}
+            alive |= gone.keys()
+            changes.append(replace(change, bytes_before=sum(gone.values())))
         return result, tuple(changes)
 
 
@@ -231,36 +239,32 @@ def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
     forms = edit.args["forms"]
     constant = weight.constant
     dtype = constant.dtype
-    before = {id(tensor): tensor for use in weight.uses for tensor in (constant, *use.node.inputs)}
-    already = writer.rewriter.added_bytes
+    make, name = writer.rewriter, f"{constant.name}.scale"
+    already = make.added_bytes
     _refuse_misfits(weight, edit)
-    integers = writer.rewriter.constant(f"{constant.name}.int8", numbers)
     if forms.keys() != {use.name for use in weight.uses}:
         raise Declined(f"{edit.site}: the readers of {constant.name!r} are not those of the plan")
+    integers = make.constant(f"{constant.name}.int8", numbers)
     stored = [use for use in weight.uses if forms[use.name] == "stored"]
     if stored:
-        steps = writer.rewriter.constant(f"{constant.name}.scale", scale.astype(dtype))
-        writer.stored(integers, steps, stored, dtype)
+        writer.stored(integers, make.shared(name, scale.astype(dtype)), stored, dtype)
     for use in weight.uses:
         form = forms[use.name]
         if form == "gather":
-            steps = writer.rewriter.constant(f"{constant.name}.scale", scale)
-            writer.gathered(use, integers, steps, dtype)
+            writer.gathered(use, integers, make.shared(name, scale), dtype)
         elif form == "dynamic":
             product, alpha = _product_operand(writer, use, integers, edit), float(use.node.attrs.get("alpha", 1.0))
             flat = (scale.astype(np.float64).ravel() * alpha).astype(np.float32)
-            writer.dynamic(use, product, writer.rewriter.constant(f"{constant.name}.scale", flat), dtype)
+            writer.dynamic(use, product, make.shared(name, flat), dtype)
         elif form == "static":
-            steps = writer.rewriter.constant(f"{constant.name}.scale", scale.astype(np.float32).ravel())
-            ranges = edit.args["ranges"][use.name]
-            writer.static_convolution(use, integers, steps, _bias(use.node), ranges)
+            steps = make.shared(name, scale.astype(np.float32).ravel())
+            writer.static_convolution(use, integers, steps, _bias(use.node), edit.args["ranges"][use.name])
     return Change(
         site=edit.site,
         what=f"{use_words(forms)}: {'x'.join(map(str, numbers.shape))} as int8",
         params_before=elements(constant),
         params_after=elements(constant),
-        bytes_before=sum(stored_bytes(t) for t in before.values() if isinstance(t, gs.Constant) and not t.outputs),
-        bytes_after=writer.rewriter.added_bytes - already,
+        bytes_after=make.added_bytes - already,
     )
 
 

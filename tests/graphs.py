@@ -25,7 +25,8 @@ WIDTH = 64
 def weights(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
     """Numbers of about unit gain, as trained layers have."""
     fan_in = shape[-2] if len(shape) == 2 else max(1, int(np.prod(shape[1:])))
-    return (np.random.default_rng([seed, *shape]).standard_normal(shape) / np.sqrt(fan_in)).astype(dtype)
+    numbers: Array = (np.random.default_rng([seed, *shape]).standard_normal(shape) / np.sqrt(fan_in)).astype(dtype)
+    return numbers
 
 
 def info(name: str, shape: Sequence[int | str | None], kind: int = FLOAT) -> onnx.ValueInfoProto:
@@ -98,6 +99,65 @@ def feed_forward() -> onnx.ModelProto:
         "down_bias": weights(WIDTH),
     }
     shape = ("batch", "sequence", WIDTH)
+    return model(nodes, [info("x", shape)], [info("y", shape)], constants)
+
+
+def dead_units() -> onnx.ModelProto:
+    """A feed-forward block of which every fourth unit has no weights into it."""
+    proto = feed_forward()
+    for at, tensor in enumerate(proto.graph.initializer):
+        if tensor.name in {"up", "up_bias"}:
+            array = numpy_helper.to_array(tensor).copy()
+            array[..., ::4] = 0
+            proto.graph.initializer[at].CopyFrom(numpy_helper.from_array(array, tensor.name))
+    return proto
+
+
+def attention(heads: int = 4, size: int = 16) -> onnx.ModelProto:
+    """Self-attention with a residual, as exporters decompose it."""
+    nodes = []
+    constants: dict[str, Array] = {"split": np.array([0, 0, heads, size]), "merge": np.array([0, 0, heads * size])}
+    for at, part in enumerate("qkv"):
+        constants[f"w_{part}"] = weights(WIDTH, heads * size, seed=at)
+        constants[f"b_{part}"] = weights(heads * size, seed=at)
+        order = [0, 2, 3, 1] if part == "k" else [0, 2, 1, 3]
+        nodes += [
+            node("MatMul", ["x", f"w_{part}"], [f"{part}m"]),
+            node("Add", [f"{part}m", f"b_{part}"], [f"{part}a"]),
+            node("Reshape", [f"{part}a", "split"], [f"{part}s"]),
+            node("Transpose", [f"{part}s"], [f"{part}t"], perm=order),
+        ]
+    constants |= {"step": np.array(size**-0.5, np.float32), "w_o": weights(heads * size, WIDTH, seed=3)}
+    nodes += [
+        node("MatMul", ["qt", "kt"], ["qk"]),
+        node("Mul", ["qk", "step"], ["scaled"]),
+        node("Softmax", ["scaled"], ["p"], axis=-1),
+        node("MatMul", ["p", "vt"], ["pv"]),
+        node("Transpose", ["pv"], ["back"], perm=[0, 2, 1, 3]),
+        node("Reshape", ["back", "merge"], ["joined"]),
+        node("MatMul", ["joined", "w_o"], ["o"]),
+        node("Add", ["o", "x"], ["y"]),
+    ]
+    shape = ("batch", "sequence", WIDTH)
+    return model(nodes, [info("x", shape)], [info("y", shape)], constants)
+
+
+def residual_blocks() -> onnx.ModelProto:
+    """Two normalised feed-forward blocks, each added to what it read."""
+    nodes, name = [], "x"
+    constants: dict[str, Array] = {"one": np.ones(WIDTH, np.float32)}
+    for at in range(2):
+        constants |= {f"up{at}": weights(WIDTH, 96, seed=at), f"down{at}": weights(96, WIDTH, seed=at)}
+        nodes += [
+            node("LayerNormalization", [name, "one"], [f"n{at}"]),
+            node("MatMul", [f"n{at}", f"up{at}"], [f"u{at}"]),
+            node("Relu", [f"u{at}"], [f"r{at}"]),
+            node("MatMul", [f"r{at}", f"down{at}"], [f"d{at}"]),
+            node("Add", [name, f"d{at}"], [f"s{at}"]),
+        ]
+        name = f"s{at}"
+    shape = ("batch", "sequence", WIDTH)
+    nodes.append(node("LayerNormalization", [name, "one"], ["y"]))
     return model(nodes, [info("x", shape)], [info("y", shape)], constants)
 
 

@@ -1,0 +1,231 @@
+"""What every pass must hold, whatever its options and whatever the graph."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxprune import spec
+from onnxprune.calibration import collect
+from onnxprune.cost import is_weight
+from onnxprune.graph import constants, elements, stored_bytes
+from onnxprune.model import Model, load, save, to_bytes
+from onnxprune.passes import OWN, known
+from onnxprune.plan import Change, Edit
+from onnxprune.protocol import Context, Pass
+from onnxprune.runtime import Feeds, observe, observe_shapes, open_session
+from onnxprune.sites import GRAPH, find_sites
+from onnxprune.structure import read_structure
+from onnxprune.synthetic import probes
+from tests import graphs
+
+# A new pass adds its line: the specs that are tried on every graph.
+SPECS: dict[str, tuple[str, ...]] = {
+    "remove-blocks": ("remove-blocks:keep=0.5",),
+    "remove-channels": ("remove-channels:keep=0.5",),
+    "remove-dead": ("remove-dead",),
+    "remove-heads": ("remove-heads:keep=0.5", "remove-heads:keep=3"),
+    "remove-neurons": ("remove-neurons:keep=0.5",),
+    "simplify": ("simplify", "simplify:limit=0"),
+    "sparse-int8": (
+        "sparse-int8",
+        "sparse-int8:linears=stored,convs=stored",
+        "sparse-int8:convs=static,embeddings=no",
+        "sparse-int8:linears=float",
+    ),
+}
+GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "matmul": graphs.matmul,
+    "half": lambda: graphs.matmul(dtype=np.float16),
+    "gemm": lambda: graphs.gemm(transB=1, alpha=0.5, beta=2.0),
+    "feed-forward": graphs.feed_forward,
+    "dead units": graphs.dead_units,
+    "attention": graphs.attention,
+    "residual": graphs.residual_blocks,
+    "reused": graphs.reused,
+    "tied": graphs.tied_embedding,
+    "convolution": graphs.convolution,
+    "depthwise": lambda: graphs.convolution(group=16),
+    "old convolution": lambda: graphs.convolution(opset=11, ir=3),
+    "recurrent": lambda: graphs.recurrent("LSTM"),
+    "branches": graphs.branches,
+    "loop": graphs.loop,
+    "overridable": graphs.overridable,
+}
+CASES = [(text, graph) for texts in SPECS.values() for text in texts for graph in GRAPHS]
+
+
+@dataclass
+class Run:
+    """One pass on one new graph."""
+
+    one: Pass
+    path: Path
+    model: Model
+    before: bytes
+    probes: tuple[Feeds, ...]
+    edits: tuple[Edit, ...]
+    result: Model
+    changes: tuple[Change, ...]
+
+
+def context_for(one: Pass, model: Model, feeds: tuple[Feeds, ...]) -> Context:
+    structure = None
+    if getattr(one, "structural", False):
+        structure = read_structure(model, observe_shapes(model, feeds))
+    needs = one.needs(model, find_sites(model, structure))
+    statistics = collect(model, needs, feeds) if needs.tensors else None
+    return Context(
+        statistics=statistics, structure=structure, observe=lambda names: observe(model, feeds[0], names), seed=0
+    )
+
+
+def propose_and_apply(
+    one: Pass, model: Model, feeds: tuple[Feeds, ...]
+) -> tuple[tuple[Edit, ...], Model, tuple[Change, ...]]:
+    context = context_for(one, model, feeds)
+    edits = one.propose(model, find_sites(model, context.structure), context).edits
+    result, changes = one.apply(model, edits) if edits else (model, ())
+    return edits, result, changes
+
+
+@pytest.fixture(params=CASES, ids=[f"{text} on {graph}" for text, graph in CASES], name="run")
+def _run(request: pytest.FixtureRequest, tmp_path: Path) -> Run:
+    text, graph = request.param
+    path = graphs.saved(GRAPHS[graph](), tmp_path)
+    model, one = load(path), spec.parse(text, known())
+    before = to_bytes(model)
+    feeds = probes(model, open_session(path))
+    return Run(one, path, model, before, feeds, *propose_and_apply(one, model, feeds))
+
+
+def test_every_law_holds(run: Run, tmp_path: Path) -> None:
+    """One test a case, since calibration and sessions cost more than the assertions."""
+    the_input_is_untouched(run)
+    one_change_an_edit_and_known_sites(run)
+    the_report_equals_what_is_counted(run)
+    path = tmp_path / "result.onnx"
+    save(run.result, path)
+    the_result_passes_the_checker(run, path)
+    the_signature_is_kept(run, path)
+    outputs_are_close_and_equal_only_where_nothing_is_lost(run, path)
+    a_second_run_changes_nothing(run, path)
+    edits_are_data_that_give_the_same_bytes_again(run)
+
+
+def the_input_is_untouched(run: Run) -> None:
+    assert to_bytes(run.model) == run.before
+
+
+def one_change_an_edit_and_known_sites(run: Run) -> None:
+    assert len({edit.id for edit in run.edits}) == len(run.edits)
+    assert {edit.pass_name for edit in run.edits} <= {run.one.name}
+    # An edit of the whole graph may only prepare others, and has nothing to report then.
+    reported = [edit.site for edit in run.edits if edit.site != GRAPH]
+    assert [change.site for change in run.changes if change.site != GRAPH] == reported
+    known_ids = {edit.id for edit in run.edits}
+    assert all(name in known_ids for edit in run.edits for name in edit.depends_on)
+
+
+def the_report_equals_what_is_counted(run: Run) -> None:
+    # Shape tensors are counted or not, as the pass says; weights always are.
+    assert sum(c.bytes_before - c.bytes_after for c in run.changes) in {
+        stored(run.model, weights=only) - stored(run.result, weights=only) for only in (False, True)
+    }
+    assert sum(c.params_before - c.params_after for c in run.changes) in {
+        counted(run.model, least_rank=rank) - counted(run.result, least_rank=rank) for rank in (0, 2)
+    }
+
+
+def stored(model: Model, *, weights: bool) -> int:
+    return sum(stored_bytes(tensor) for tensor in constants(model.graph) if is_weight(tensor) or not weights)
+
+
+def counted(model: Model, *, least_rank: int) -> int:
+    """Numbers in constants of at least this rank, scales and zero points aside."""
+    return sum(
+        elements(tensor)
+        for tensor in constants(model.graph)
+        if len(tensor.shape) >= least_rank and not tensor.name.endswith((".scale", ".zero_point"))
+    )
+
+
+def the_result_passes_the_checker(run: Run, path: Path) -> None:
+    onnx.checker.check_model(str(path), full_check=True)
+    assert len(run.result.graph.nodes) > 0
+
+
+def the_signature_is_kept(run: Run, path: Path) -> None:
+    before, after = onnx.load(run.path), onnx.load(path)
+    # An opset that is raised from before IR 4 frees the initializers from standing among the inputs.
+    initializers = {tensor.name for tensor in before.graph.initializer} if before.ir_version < 4 else set()
+    assert [v for v in before.graph.input if v.name not in initializers] == [
+        v for v in after.graph.input if v.name not in {t.name for t in after.graph.initializer} or before.ir_version > 3
+    ]
+    assert list(before.graph.output) == list(after.graph.output)
+    assert run.result.overridable == run.model.overridable
+
+
+def outputs_are_close_and_equal_only_where_nothing_is_lost(run: Run, path: Path) -> None:
+    changed = False
+    for feeds, optimized in itertools.product(run.probes, (True, False)):
+        expected = graphs.outputs_of(run.path, dict(feeds), optimized=optimized)
+        got = graphs.outputs_of(path, dict(feeds), optimized=optimized)
+        for name, value in expected.items():
+            assert got[name].shape == value.shape
+            assert got[name].dtype == value.dtype
+            scale = float(np.abs(value).max())
+            error = float(np.abs(got[name].astype(np.float64) - value).max())
+            changed |= error > 0
+            if run.one.lossless:
+                assert error <= 1e-5 * scale
+            elif run.one.name == "sparse-int8":
+                # Weights and activations each keep 7 bits: about 1/127 a rounding, averaged over 64 terms.
+                assert error <= 0.05 * scale
+            else:
+                assert np.isfinite(got[name]).all()
+    if run.edits and not run.one.lossless:
+        assert changed
+
+
+def a_second_run_changes_nothing(run: Run, path: Path) -> None:
+    again = load(path)
+    before = to_bytes(again)
+    _, result, _ = propose_and_apply(run.one, again, run.probes)
+    assert to_bytes(result) == before
+
+
+def edits_are_data_that_give_the_same_bytes_again(run: Run) -> None:
+    if run.edits:
+        result, changes = run.one.apply(load(run.path), run.edits)
+        assert to_bytes(result) == to_bytes(run.result)
+        assert changes == run.changes
+
+
+@pytest.mark.parametrize("text", [text for texts in SPECS.values() for text in texts])
+def test_a_spec_round_trips(text: str) -> None:
+    one = spec.parse(text, known())
+    assert spec.parse(spec.format(one), known()) == one
+    assert spec.format(spec.parse(spec.format(one), known())) == spec.format(one)
+
+
+@pytest.mark.parametrize("kind", OWN, ids=lambda kind: kind.name)
+def test_every_pass_finds_something_to_do_on_some_graph(kind: type[Pass], tmp_path: Path) -> None:
+    """Laws that hold because nothing happens hold nothing."""
+    for number, (text, graph) in enumerate((t, g) for t in SPECS[kind.name] for g in GRAPHS.values()):
+        path = graphs.saved(graph(), tmp_path, f"{number}.onnx")
+        model = load(path)
+        if propose_and_apply(spec.parse(text, known()), model, probes(model, open_session(path)))[0]:
+            return
+    pytest.fail(f"{kind.name} proposed no edit on any graph")
+
+
+def test_every_registered_pass_is_in_the_list_of_laws() -> None:
+    assert set(SPECS) == {kind.name for kind in OWN}
+    assert all(text.partition(":")[0] == name for name, texts in SPECS.items() for text in texts)
