@@ -1,0 +1,1 @@
+"""Properties of the solvers, held against brute force."""
