@@ -203,7 +203,7 @@ def a_batch_norm_between_convolutions() -> Net:
 
 @case(("channels", 8))
 def channels_tied_by_a_residual() -> Net:
-    """x + f(x): what f's last convolution gives is what its first one reads; the middle is a graph output's width."""
+    """In x + f(x), what the last convolution of f gives is what the first one reads."""
     net = Net()
     y = net.op("Relu", _conv(net, net.input("x", ["b", 3, 6, 6]), 3, 8))
     net.output(_conv(net, net.op("Relu", net.op("Add", y, _conv(net, y, 8, 8))), 8, 4))
@@ -337,8 +337,15 @@ def the_merged_attention_of_onnxruntime() -> Net:
 def the_merged_attention_with_stated_sizes() -> Net:
     net = Net()
     x = net.input("x", ["b", "s", 6])
-    sizes = {"num_heads": 4, "qkv_hidden_sizes": [8, 8, 12]}
-    y = net.op("Attention", x, net.weight(6, 28), net.weight(28), domain="com.microsoft", **sizes)
+    y = net.op(
+        "Attention",
+        x,
+        net.weight(6, 28),
+        net.weight(28),
+        domain="com.microsoft",
+        num_heads=4,
+        qkv_hidden_sizes=[8, 8, 12],
+    )
     net.output(net.linear(y, 12, 5))
     return net
 

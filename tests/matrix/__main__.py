@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from pathlib import Path
@@ -39,11 +40,12 @@ def table(results: dict[tuple[str, str, str], Cell | str], names: list[str]) -> 
         "# Architecture matrix",
         "",
         "Tiny random-weight models of transformers, exported in six ways, cut by `onnxprune` and compared with the",
-        "original in which the same units are zeroed at the input of every consumer: 3 of 8 heads in every odd attention,",
-        "5 of 8 in every even one, and 37 % of the neurons or channels of every feed-forward pair.",
+        "original in which the same units are zeroed at the input of every consumer: 3 of 8 heads in every odd",
+        "attention, 5 of 8 in every even one, and 37 % of the neurons or channels of every feed-forward pair.",
         f"A cell is exact when max|cut - masked| is at most {BOUND:g} of max|masked|, at two batch and sequence sizes",
         "other than the traced ones, with onnxruntime's optimizations off and on, and the full check of onnx passes.",
-        "`h` and `n` count the cut dimensions of heads (query groups apart from key-value heads) and of neurons or channels.",
+        "`h` and `n` count the cut dimensions of heads (query groups apart from key-value heads) and of neurons or",
+        "channels.",
         "",
         f"torch {torch.__version__}, transformers {transformers.__version__}, onnx {onnx.__version__},",
         f"onnxruntime {onnxruntime.__version__}. Written by `python -m tests.matrix`.",
@@ -55,7 +57,7 @@ def table(results: dict[tuple[str, str, str], Cell | str], names: list[str]) -> 
         "|---|" + "---|" * len(COLUMNS),
     ]
     lines += [f"| {name} | " + " | ".join(str(results[name, *column]) for column in COLUMNS) + " |" for name in names]
-    notes = {}
+    notes: dict[str, list[str]] = {}
     for (name, exporter, attention), cell in results.items():
         if isinstance(cell, Cell) and (cell.failed or cell.note):
             notes.setdefault(_plain(cell.failed or cell.note), []).append(f"{name} {exporter} {attention}")
@@ -66,7 +68,8 @@ def table(results: dict[tuple[str, str, str], Cell | str], names: list[str]) -> 
 
 def _plain(text: str) -> str:
     """Without the colours of a terminal, and short."""
-    return text.replace("\x1b[96m", "").replace("\x1b[0m", "")[:200]
+    text = re.sub(r" Name:'[^']*'", "", text.replace("\x1b[96m", "").replace("\x1b[0m", ""))
+    return text.removesuffix(" Next steps:")[:250]
 
 
 def main(names: list[str]) -> None:

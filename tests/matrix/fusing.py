@@ -31,8 +31,8 @@ def by_onnxruntime(source: Path, target: Path, family: str) -> None:
 
 
 def by_onnxscript(source: Path, target: Path, family: str) -> None:
-    """onnxscript's fusions for onnxruntime."""
-    import onnxscript.ir as ir
+    """The fusions of onnxscript for onnxruntime."""
+    from onnxscript import ir
     from onnxscript.rewriter import ort_fusions
 
     del family
