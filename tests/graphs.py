@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Array = np.ndarray[Any, Any]
+Maker = Callable[[], onnx.ModelProto]
+Change = Callable[[Array], Array]
 FLOAT, FLOAT16, INT64, BOOL, STRING = (
     TensorProto.FLOAT,
     TensorProto.FLOAT16,
@@ -29,7 +31,7 @@ def weights(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
     return numbers
 
 
-def info(name: str, shape: Sequence[int | str | None], kind: int = FLOAT) -> onnx.ValueInfoProto:
+def info(name: str, shape: Sequence[int | str | None] | None, kind: int = FLOAT) -> onnx.ValueInfoProto:
     """A described input or output."""
     return helper.make_tensor_value_info(name, kind, shape)
 
