@@ -1,7 +1,8 @@
-"""A constant vector added to what a linear node gives out."""
+"""A constant vector added to what linear nodes give out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,46 +12,92 @@ from onnxprune.errors import Declined
 from onnxprune.graph import fresh_name
 
 Array = np.ndarray[Any, Any]
+# Operators with a bias input of their own, after which an Add would be one node too many.
+_BIAS_SLOT = {"Conv": 2, "FusedConv": 2, "Gemm": 2}
 
 
-def add_bias(graph: gs.Graph, name: str, bias: Array) -> gs.Tensor | None:
-    """Add `bias` [n] to the output `name` of a MatMul or Gemm, into a bias that it has for itself where it can.
+def add_bias(graph: gs.Graph, names: Sequence[str], bias: Array) -> dict[str, str]:
+    """Add one vector to the outputs of nodes that share a weight: MatMul, Gemm or Conv.
+
+    It goes into the bias that they have already, where nothing else reads that; else each gets one.
+
+    Args:
+        graph: edited in place.
+        names: of the nodes' outputs.
+        bias: [n], on the last axis, of a convolution on the channels.
 
     Returns:
-        The tensor that took over the node's output where an Add had to be made, else None.
+        Tensors that took over a node's output because an Add had to be made: new name -> name of the output.
 
     Raises:
         Declined: no such node.
     """
-    node = next((node for node in graph.nodes if node.outputs and node.outputs[0].name == name), None)
-    if node is None:
-        raise Declined(f"the model has no tensor {name!r}")
-    held = _bias_of(node, graph)
+    made_by = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
+    missing = [name for name in names if name not in made_by]
+    if missing:
+        raise Declined(f"the model has no tensor {missing[0]!r}")
+    nodes = [made_by[name] for name in names]
+    held = _common_bias(nodes, graph)
     if held is not None:
         values = held.values
         held.values = (values.astype(np.float64) + bias).astype(values.dtype)
-        return None
-    out = node.outputs[0]
-    weight = next((t for t in node.inputs if isinstance(t, gs.Constant)), None)
-    dtype = np.float32 if weight is None else weight.values.dtype
-    raw = gs.Variable(fresh_name(graph, f"{name}.raw"))
-    constant = gs.Constant(fresh_name(graph, f"{name}.bias"), bias.astype(dtype))
-    node.outputs.clear()
-    node.outputs.append(raw)
-    add = gs.Node("Add", name=f"{name}.biased", inputs=[raw, constant], outputs=[out])
-    graph.nodes.insert(next(at for at, each in enumerate(graph.nodes) if each is node) + 1, add)
+        return {}
+    taken = set(graph.tensors())
+    dtype = next((t.values.dtype for t in nodes[0].inputs if isinstance(t, gs.Constant)), np.dtype(np.float32))
+    constant = gs.Constant(fresh_name(graph, f"{names[0]}.bias", taken), bias.astype(dtype))
+    raw: dict[str, str] = {}
+    added: dict[int, gs.Node] = {}
+    for node in nodes:
+        slot = _BIAS_SLOT.get(node.op)
+        if slot is not None and len(node.inputs) == slot:
+            node.inputs.append(constant)
+            continue
+        out = node.outputs[0]
+        before = gs.Variable(fresh_name(graph, f"{out.name}.raw", taken))
+        values = constant
+        if slot is not None and node.op != "Gemm":
+            # After a convolution the vector stands on the channels.
+            shape = (-1, *(1 for _ in _kernel(node)))
+            values = gs.Constant(fresh_name(graph, f"{out.name}.bias", taken), constant.values.reshape(shape))
+        node.outputs.clear()
+        node.outputs.append(before)
+        added[id(node)] = gs.Node("Add", name=f"{out.name}.biased", inputs=[before, values], outputs=[out])
+        raw[before.name] = out.name
+    if added:
+        graph.nodes = [one for node in graph.nodes for one in (node, added.get(id(node))) if one is not None]
     return raw
 
 
-def _bias_of(node: gs.Node, graph: gs.Graph) -> gs.Constant | None:
-    """A constant vector that is added already and belongs to this node alone."""
-    if node.op == "Gemm" and len(node.inputs) > 2:
-        bias = node.inputs[2]
-        alone = isinstance(bias, gs.Constant) and len(bias.outputs) == 1 and float(node.attrs.get("beta", 1.0)) == 1.0
-        return bias if alone and len(bias.shape) == 1 else None
-    out = node.outputs[0]
-    if len(out.outputs) != 1 or out.outputs[0].op != "Add" or any(out is tensor for tensor in graph.outputs):
+def _kernel(node: gs.Node) -> tuple[int, ...]:
+    return tuple(node.inputs[1].shape[2:])
+
+
+def _common_bias(nodes: Sequence[gs.Node], graph: gs.Graph) -> gs.Constant | None:
+    """The constant vector that is added behind these very nodes and nowhere else."""
+    given_out = {id(tensor) for tensor in graph.outputs}
+    found: gs.Constant | None = None
+    readers: set[int] = set()
+    for node in nodes:
+        bias, reader = _own_bias(node, given_out)
+        if bias is None or reader is None or (found is not None and bias is not found):
+            return None
+        found = bias
+        readers.add(id(reader))
+    if found is None or {id(reader) for reader in found.outputs} != readers or id(found) in given_out:
         return None
-    other = next((t for t in out.outputs[0].inputs if t is not out), None)
-    alone = isinstance(other, gs.Constant) and len(other.outputs) == 1 and len(other.shape) == 1
-    return other if alone else None
+    return found
+
+
+def _own_bias(node: gs.Node, given_out: set[int]) -> tuple[gs.Constant | None, gs.Node | None]:
+    slot = _BIAS_SLOT.get(node.op)
+    if slot is not None and len(node.inputs) > slot:
+        bias = node.inputs[slot]
+        plain = isinstance(bias, gs.Constant) and len(bias.shape) == 1 and float(node.attrs.get("beta", 1.0)) == 1.0
+        return (bias, node) if plain else (None, None)
+    out = node.outputs[0]
+    if slot is not None or len(out.outputs) != 1 or out.outputs[0].op != "Add" or id(out) in given_out:
+        return None, None
+    add = out.outputs[0]
+    other = next((tensor for tensor in add.inputs if tensor is not out), None)
+    plain = isinstance(other, gs.Constant) and len(other.shape) == 1
+    return (other, add) if plain else (None, None)

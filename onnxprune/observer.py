@@ -22,15 +22,16 @@ def unobservable(model: Model, names: Collection[str]) -> dict[str, str]:
     return dict.fromkeys(sorted(inner.intersection(names)), "it is computed in the body of an If, Loop or Scan")
 
 
-def observer(model: Model, names: Collection[str]) -> Callable[[Feeds], dict[str, Array]]:
-    """What gives the tensors of `names` for one feed, computing only what they need."""
+def observer(model: Model, names: Collection[str], *, threads: int = 1) -> Callable[[Feeds], dict[str, Array]]:
+    """What gives the tensors of `names` for one feed, computing only what they need on so many threads."""
     inputs = {tensor.name for tensor in model.graph.inputs}
     computed = frozenset(names) - inputs
     session: Session | None = None
     if computed:
         copy = with_outputs(model, sorted(computed))
         copy.graph.outputs = [tensor for tensor in copy.graph.outputs if tensor.name in computed]
-        session = open_session(copy)
+        copy.graph.cleanup(remove_unused_graph_inputs=False)
+        session = open_session(copy, threads=threads)
 
     def observe(feeds: Feeds) -> dict[str, Array]:
         values = {name: feeds[name] for name in names if name in inputs}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +20,7 @@ from onnxprune.data import Samples
 from onnxprune.errors import Declined, ModelError, OnnxPruneError, OptionError, OutputError, PlanError
 from onnxprune.fidelity import Fidelity
 from onnxprune.graph import constants, numbers
+from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.judge import Broken, Evidence, gather_evidence, judge
 from onnxprune.model import Model, data_files, digest, load, save
 from onnxprune.passes import known
@@ -94,14 +95,16 @@ def optimize(
     progress("load and run the original")
     subject = _subject(path, data, sizes, seed)
 
-    current = replace(subject.model)
+    current = baseline = subject.model
     edits: list[Edit] = []
     reports = []
     fidelity_now: Fidelity | None = None
     for one in chosen:
         progress(spec.format(one))
-        context = _context(one, current, subject, allow_synthetic=allow_synthetic, seed=seed)
+        context = _context(one, current, baseline, subject, allow_synthetic=allow_synthetic, seed=seed)
         step = take(one, current, find_sites(current, context.structure), context, subject.evidence, floor)
+        # What refits aim at: the model as lossless edits have left it.
+        baseline = step.model if baseline is current and one.lossless else baseline
         current = step.model
         edits += step.edits
         reports.append(step.report)
@@ -227,14 +230,21 @@ def _refuse_nan(model: Model, path: Path) -> None:
             raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
 
 
-def _context(one: Pass, model: Model, subject: _Subject, *, allow_synthetic: bool, seed: int) -> Context:
+def _context(
+    one: Pass, model: Model, baseline: Model, subject: _Subject, *, allow_synthetic: bool, seed: int
+) -> Context:
     probe_feeds = subject.evidence.probes
     structure = None
     if getattr(one, "structural", False):
         shapes = observe_shapes(model, probe_feeds)
         structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
-    statistics = None
+    statistics, compare = None, None
     if allow_synthetic or not subject.samples.synthetic:
+        samples = subject.samples.calibration
+
+        def compare(current: Model, original: Model, sources: Collection[Source]) -> Mapping[Source, Inputs]:
+            return compare_inputs(current, original, sources, samples)
+
         needs = one.needs(model, find_sites(model, structure))
         if needs.tensors:
             statistics = collect(model, needs, subject.samples.calibration)
@@ -242,6 +252,8 @@ def _context(one: Pass, model: Model, subject: _Subject, *, allow_synthetic: boo
         statistics=statistics,
         structure=structure,
         observe=lambda names: observe(model, probe_feeds[0], names),
+        compare_inputs=compare,
+        original=baseline,
         seed=seed,
     )
 

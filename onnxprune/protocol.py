@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from onnxprune.calibration import Needs, Statistics
+from onnxprune.inputs import Inputs, Source
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.sites import Site
 from onnxprune.structure import Structure
 
 Array = np.ndarray[Any, Any]
+CompareInputs = Callable[[Model, Model, Collection[Source]], Mapping[Source, Inputs]]
 
 __all__ = ["Context", "Needs", "Pass", "Proposal"]
 
@@ -27,12 +29,17 @@ class Context:
         statistics: of the tensors that the pass needed; None where there are no sample inputs.
         structure: dimensions and shapes; for passes that say `structural`.
         observe: values of the named tensors in one run of the model as it now is, on any input.
+        compare_inputs: moments of what layers read in an edited model beside another, over the calibration samples;
+            None where there are none.
+        original: the model before any lossy edit, whose outputs refits aim at.
         seed: of every random choice.
     """
 
     statistics: Statistics | None = None
     structure: Structure | None = None
     observe: Callable[[Sequence[str]], Mapping[str, Array]] | None = None
+    compare_inputs: CompareInputs | None = None
+    original: Model | None = None
     seed: int = 0
 
 

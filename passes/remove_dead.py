@@ -12,7 +12,7 @@ from onnxprune.errors import Declined
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Tensors
 from onnxprune.protocol import Context, Proposal
-from onnxprune.removal import apply_removals, dimension_of, removal_edits
+from onnxprune.removal import apply_removals, dimension_of, removal_edit, shapes_edit
 from onnxprune.sites import Site
 
 
@@ -35,16 +35,15 @@ class RemoveDead:
         if structure is None or context.observe is None:
             raise Declined("the model's shapes were not observed")
         finder = DeadUnits(model.graph, context.observe)
-        removals, folds = [], {}
+        first = shapes_edit(self.name, structure)
+        edits = []
         for site in sites:
             if site.dimension is None or site.pinned:
                 continue
             dead = finder.of(dimension_of(site, structure))
             if dead.units:
-                removals.append((site, dead.units))
-                folds[site.id] = dead.folds
-        edits = removal_edits(self.name, removals, structure)
-        return Proposal(tuple(_with_folds(edit, folds.get(edit.site, {})) for edit in edits))
+                edits.append(_with_folds(removal_edit(self.name, site, dead.units, first), dead.folds))
+        return Proposal((first, *edits) if edits else ())
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model less its dead units."""
@@ -56,4 +55,4 @@ def _with_folds(edit: Edit, folds: Tensors) -> Edit:
         return edit
     names = sorted(folds)
     tensors = {f"bias.{at}": folds[name] for at, name in enumerate(names)}
-    return replace(edit, args={**edit.args, "folds": names}, tensors=tensors)
+    return replace(edit, args={**edit.args, "folds": [[name] for name in names]}, tensors=tensors)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
+Scope = Literal["site", "global"]
 
 
 def magnitude(parts: Iterable[tuple[Array, int, Array]], units: int) -> Array:
@@ -49,20 +50,23 @@ def lowest(score: Array, count: int) -> tuple[int, ...]:
     return tuple(sorted(int(unit) for unit in np.argsort(score, kind="stable")[:count]))
 
 
-def lowest_over_sites(scores: Sequence[Array], removals: int, least_kept: Sequence[int]) -> list[tuple[int, ...]]:
-    """The `removals` lowest units over several sites, each site's scores first brought to one L2 norm.
+def lowest_over_sites(
+    scores: Sequence[Array], removals: int, least_kept: Sequence[int], *, level: bool = True
+) -> list[tuple[int, ...]]:
+    """The `removals` lowest units over several sites.
 
     Args:
         scores: per site, [units].
         removals: how many go in all.
         least_kept: per site, how many stay whatever their scores.
+        level: bring each site's scores to one L2 norm first, since norms of different layers do not compare.
 
     Source: Michel et al. 2019, Are Sixteen Heads Really Better than One?, section 4 (the norm per layer).
     """
     entries = sorted(
         (float(value), site, unit)
         for site, score in enumerate(scores)
-        for unit, value in enumerate(score / max(float(np.linalg.norm(score)), 1e-30))
+        for unit, value in enumerate(score / max(float(np.linalg.norm(score)), 1e-30) if level else score)
     )
     gone: list[list[int]] = [[] for _ in scores]
     for _, site, unit in entries:

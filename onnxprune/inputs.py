@@ -1,0 +1,172 @@
+"""What the inputs of linears are like in a model that is being cut, beside what they were in the original.
+
+Both models run on the same samples, one sample alive at a time; tokens that a mask pads are left out.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg import blas
+
+from onnxprune.errors import DataError
+from onnxprune.masks import find_mask, kept_rows
+from onnxprune.model import Model
+from onnxprune.observer import observer
+from onnxprune.runtime import Array, Feeds, Port
+from onnxprune.solvers.unfold import unfold
+
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+
+
+# Of an image at most so many patches are looked at: neighbours say the same.
+_PATCHES_A_SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Patches:
+    """How a convolution cuts its input into patches."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    pads: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a layer reads: a tensor [..., k], or an image [batch, channels, *space] in patches."""
+
+    tensor: str
+    patches: Patches | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Moments of one tensor's rows x [k] in the cut model, and y [k] in the original.
+
+    Attributes:
+        rows: how many were seen.
+        gram: [k, k] Σ xᵀx.
+        cross: [k, k] Σ xᵀy.
+        mean: [k] E[x].
+        reference_mean: [k] E[y].
+        sequence_norm: [k], L2 over samples of the mean magnitude over a sample's rows (Minitron's aggregate).
+    """
+
+    rows: int
+    gram: Matrix
+    cross: Matrix
+    mean: Array
+    reference_mean: Array
+    sequence_norm: Array
+
+
+def compare_inputs(
+    current: Model,
+    original: Model,
+    sources: Collection[Source],
+    samples: Sequence[Feeds],
+    *,
+    threads: int | None = None,
+) -> Mapping[Source, Inputs]:
+    """Moments of what layers read, which both models compute with the same shape.
+
+    Args:
+        current: the model as far as it has been cut.
+        original: what it was cut from; may be the same object, and then runs once.
+        sources: what to look at.
+        samples: calibration feeds.
+        threads: of each session; all processors by default.
+
+    Raises:
+        DataError: there is no sample, or a mask leaves no row.
+    """
+    if not samples:
+        raise DataError("calibration: at least one sample is needed, got none. Give --data.")
+    count = threads or os.cpu_count() or 1
+    names = {source.tensor for source in sources}
+    mask = find_mask([Port(t.name, t.dtype, tuple(t.shape or ())) for t in current.graph.inputs])
+    here = observer(current, names, threads=count)
+    there = here if current is original else observer(original, names, threads=count)
+    sums: dict[Source, _Sums] = {}
+    for at, feeds in enumerate(samples):
+        mine = here(feeds)
+        theirs = mine if there is here else there(feeds)
+        padding = np.asarray(feeds[mask]) if mask else None
+        for source in sources:
+            value, wanted = mine[source.tensor], theirs[source.tensor]
+            rows = _rows(source, value, padding, at)
+            reference = rows if wanted is value else _rows(source, wanted, padding, at)
+            sums.setdefault(source, _Sums(rows.shape[1])).add(rows, reference)
+    return {source: total.finish(source.tensor) for source, total in sums.items()}
+
+
+def add_up(parts: Sequence[Inputs]) -> Inputs:
+    """Moments of one weight's inputs over all its readers."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = sum(part.rows for part in parts)
+    return Inputs(
+        rows=rows,
+        gram=np.sum([part.gram for part in parts], axis=0),
+        cross=np.sum([part.cross for part in parts], axis=0),
+        mean=np.sum([part.mean * (part.rows / rows) for part in parts], axis=0),
+        reference_mean=np.sum([part.reference_mean * (part.rows / rows) for part in parts], axis=0),
+        sequence_norm=np.sqrt(np.sum([np.square(part.sequence_norm) for part in parts], axis=0)),
+    )
+
+
+def _rows(source: Source, array: Array, padding: Array | None, sample: int) -> Array:
+    if source.patches is not None:
+        cut = source.patches
+        rows = unfold(array, cut.kernel, strides=cut.strides, pads=cut.pads, dilations=cut.dilations)
+        if len(rows) > _PATCHES_A_SAMPLE:
+            # The same places in both models, others in each sample.
+            rows = rows[np.random.default_rng(sample).choice(len(rows), _PATCHES_A_SAMPLE, replace=False)]
+        return rows
+    kept = kept_rows(array.shape, padding) if padding is not None else None
+    taken: Array = array.reshape(-1, array.shape[-1]) if kept is None else array[kept]
+    return taken
+
+
+class _Sums:
+    """Running sums in float64; one triangle of the symmetric one."""
+
+    def __init__(self, width: int) -> None:
+        self.rows = self.samples = 0
+        self.gram = np.zeros((width, width), order="F")
+        self.cross = np.zeros((width, width), order="F")
+        self.total, self.reference = np.zeros(width), np.zeros(width)
+        self.squares = np.zeros(width)
+
+    def add(self, rows: Array, reference: Array) -> None:
+        """Take in rows [n, k] of both models."""
+        if not len(rows):
+            return
+        x = np.ascontiguousarray(rows, np.float64)
+        y = x if reference is rows else np.ascontiguousarray(reference, np.float64)
+        self.rows += len(x)
+        self.samples += 1
+        self.total += x.sum(axis=0)
+        self.reference += y.sum(axis=0)
+        self.squares += np.square(np.abs(x).mean(axis=0))
+        self.gram = blas.dsyrk(1.0, x.T, beta=1.0, c=self.gram, overwrite_c=1)
+        self.cross = blas.dgemm(1.0, x.T, y.T, beta=1.0, c=self.cross, trans_b=1, overwrite_c=1)
+
+    def finish(self, name: str) -> Inputs:
+        """The moments."""
+        if not self.rows:
+            raise DataError(f"calibration: the mask leaves no token of {name!r}. Give samples with tokens.")
+        upper = np.triu(self.gram)
+        return Inputs(
+            rows=self.rows,
+            gram=upper + np.triu(self.gram, 1).T,
+            cross=np.ascontiguousarray(self.cross),
+            mean=self.total / self.rows,
+            reference_mean=self.reference / self.rows,
+            sequence_norm=np.sqrt(self.squares),
+        )

@@ -1,0 +1,195 @@
+"""The options of passes that cut units, and the choice of what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+
+from onnxprune.calibration import Needs
+from onnxprune.errors import DataError, Declined, OptionError
+from onnxprune.model import Model
+from onnxprune.plan import Change, Edit, Skip
+from onnxprune.protocol import Context, Proposal
+from onnxprune.removal import ranking
+from onnxprune.removal.edits import apply_removals, dimension_of, removal_edit, shapes_edit, weight_parts
+from onnxprune.removal.refitting import Surroundings, survey, with_refit
+from onnxprune.sites import GRAPH, Kind, Site
+from onnxprune.solvers import scores
+from onnxprune.structure import Structure
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """Options and steps of a pass that cuts units; subclasses say which kind.
+
+    Attributes:
+        keep: what stays: a share of the original units, in (0, 1], or a count.
+        score: how units are ranked: `obs` (error after the best refit), `wanda`, `minitron`, `output-norm`,
+            `magnitude` (L2 norm of their weights) or `random`; all but the last two need sample inputs.
+        refit: with sample inputs, refit what remains to the original's outputs.
+        scope: `site` keeps the share in every site, `global` over all sites together.
+        multiple: counts are rounded up to a multiple of this.
+        sites: act on these sites only; all of them by default.
+        units: units to remove, as `SITE/UNIT/UNIT…`, joined by `+`; then nothing is ranked.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[Kind]
+    structural: ClassVar[bool] = True
+    keep: int | float = 1.0
+    score: ranking.Score = "obs"
+    refit: bool = True
+    scope: scores.Scope = "site"
+    multiple: int = 1
+    sites: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject counts and shares that no site could keep."""
+        whole = isinstance(self.keep, int)
+        if not (self.keep >= 1 if whole else 0 < self.keep <= 1):
+            raise OptionError(f"{self.name}: keep must be a share in (0, 1] or a count from 1, got {self.keep}.")
+        if self.multiple < 1:
+            raise OptionError(f"{self.name}: multiple must be at least 1, got {self.multiple}.")
+        known = (*sorted(ranking.BY_INPUTS), *sorted(ranking.BLIND))
+        if self.score not in known:
+            raise OptionError(f"{self.name}: score must be one of {', '.join(sorted(known))}, got {self.score!r}.")
+        self.chosen()
+
+    @property
+    def lossless(self) -> bool:
+        """Cut units are missed."""
+        return False
+
+    def chosen(self) -> dict[str, tuple[int, ...]]:
+        """The units of option `units`, by site."""
+        picked: dict[str, tuple[int, ...]] = {}
+        for item in self.units:
+            site, *numbers = item.split("/")
+            if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
+                raise OptionError(f"{self.name}: units read SITE/UNIT/UNIT…, got {item!r}.")
+            picked[site] = tuple(sorted({int(number) for number in numbers}))
+        return picked
+
+    def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Nothing up front: each site is surveyed when its turn comes, on the model as it then is."""
+        del model, sites
+        return Needs()
+
+    def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit a site, after one that records the shapes they rest on."""
+        structure = context.structure
+        if structure is None:
+            raise Declined("the model's shapes were not observed")
+        self._check_data(context)
+        open_sites, skips = self._open_sites(sites)
+        counts = [
+            site.units - scores.kept_count(self.keep, site.original_units, site.units, self.multiple)
+            for site in open_sites
+        ]
+        if self.scope == "global" and not self.units:
+            counts = self._global_counts(model, open_sites, counts, structure, context)
+        first = shapes_edit(self.name, structure)
+        edits: list[Edit] = []
+        current = model
+        for site, count in zip(open_sites, counts, strict=True):
+            edit = self._edit(site, count, current, context, first)
+            if edit is None:
+                skips.append(Skip(site=site.id, why=f"all {site.units} units stay"))
+                continue
+            edits.append(edit)
+            if self._looks(context):
+                # The next site is surveyed on what this one leaves.
+                current, _ = apply_removals(model, [first, *edits])
+        return Proposal((first, *edits) if edits else (), tuple(skips))
+
+    def _looks(self, context: Context) -> bool:
+        """Whether sites are surveyed on the samples."""
+        return context.compare_inputs is not None and (self.refit or self.score not in ranking.BLIND)
+
+    def _check_data(self, context: Context) -> None:
+        if context.compare_inputs is None and self.score not in ranking.BLIND and not self.units and self.keep != 1.0:
+            raise DataError(
+                f"{self.name}: score={self.score} needs sample inputs. Give --data, or score=magnitude, or "
+                "--allow-synthetic to calibrate on made-up ones."
+            )
+
+    def _open_sites(self, sites: Sequence[Site]) -> tuple[list[Site], list[Skip]]:
+        own = [site for site in sites if site.kind == self.kind]
+        unknown = ({*self.sites} | {*self.chosen()}) - {site.id for site in own}
+        if unknown:
+            known = ", ".join(site.id for site in own) or "none"
+            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        skips = [Skip(site=site.id, why=site.pinned) for site in own if site.pinned]
+        open_sites = [site for site in own if not site.pinned]
+        if self.sites:
+            skips += [Skip(site=s.id, why="not among option sites") for s in open_sites if s.id not in self.sites]
+            open_sites = [site for site in open_sites if site.id in self.sites]
+        if not own:
+            skips.append(Skip(site=GRAPH, why=f"no {self.kind} were found"))
+        return open_sites, skips
+
+    def _edit(self, site: Site, count: int, current: Model, context: Context, first: Edit) -> Edit | None:
+        """The edit of one site; None where all its units stay."""
+        structure = context.structure
+        picked = self._picked(site)
+        if structure is None or not (picked if self.units else count > 0):
+            return None
+        around, refused = None, ""
+        if context.compare_inputs is not None and self._looks(context):
+            try:
+                dimension = dimension_of(site, structure)
+                around = survey(current, context.original or current, dimension, context.compare_inputs)
+            except Declined as reason:
+                refused = str(reason)
+        units = picked or scores.lowest(self._scores(current, site, structure, context, around), count)
+        edit = removal_edit(self.name, site, units, first)
+        if around is not None and self.refit:
+            return with_refit(edit, around, units, current)
+        return replace(edit, args={**edit.args, "not_refitted": refused}) if refused else edit
+
+    def _picked(self, site: Site) -> tuple[int, ...]:
+        units = self.chosen().get(site.id, ())
+        beyond = [unit for unit in units if unit >= site.units]
+        if beyond:
+            raise OptionError(f"{self.name}: {site.id} has units 0 to {site.units - 1}, got {beyond[0]}.")
+        if len(units) == site.units:
+            raise OptionError(f"{self.name}: one unit of {site.id} must stay. Use remove-blocks for all.")
+        return units
+
+    def _scores(
+        self, model: Model, site: Site, structure: Structure, context: Context, around: Surroundings | None
+    ) -> Array:
+        if self.score == "random":
+            return scores.random(site.units, context.seed, site.id)
+        if self.score in ranking.BY_INPUTS and around is not None:
+            return ranking.BY_INPUTS[self.score](around.layers, around.inputs)
+        dimension = dimension_of(site, structure)
+        return scores.magnitude(weight_parts(model.graph, dimension), dimension.units)
+
+    def _global_counts(
+        self, model: Model, sites: Sequence[Site], counts: Sequence[int], structure: Structure, context: Context
+    ) -> list[int]:
+        """How many go from each site, by scores of the uncut model; each site's own order is found in its turn."""
+        ranked = []
+        for site in sites:
+            around = None
+            if context.compare_inputs is not None and self.score not in ranking.BLIND:
+                try:
+                    around = survey(model, model, dimension_of(site, structure), context.compare_inputs)
+                except Declined:
+                    # Ranked by magnitude then, as in its turn.
+                    around = None
+            ranked.append(self._scores(model, site, structure, context, around))
+        least = [min(self.multiple, site.units) for site in sites]
+        gone = scores.lowest_over_sites(ranked, sum(counts), least, level=self.score != "obs")
+        return [len(units) for units in gone]
+
+    def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The model less the units of all edits, cut in one go."""
+        return apply_removals(model, edits)

@@ -1,0 +1,119 @@
+"""Cutting site after site, each refitted to the original's output on what the sites before it have left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from onnxprune.dimensions import Dimension
+from onnxprune.errors import Declined
+from onnxprune.graph import constants
+from onnxprune.inputs import Inputs, Source, add_up
+from onnxprune.model import Model
+from onnxprune.plan import Edit
+from onnxprune.protocol import CompareInputs
+from onnxprune.removal.layers import Layer, layers_of
+from onnxprune.solvers.reconstruction import Against, refit
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Surroundings:
+    """What consumes a site's units, and what it reads in the cut and in the original model."""
+
+    layers: tuple[Layer, ...]
+    inputs: tuple[Inputs, ...]
+    targets: tuple[Array, ...]
+
+
+def survey(current: Model, original: Model, dimension: Dimension, compare: CompareInputs) -> Surroundings:
+    """Collect what ranking and refitting one dimension need.
+
+    Args:
+        current: the model as far as it has been cut, this dimension not yet.
+        original: what its outputs are to match.
+        dimension: of the current model.
+        compare: runs both models on the calibration samples.
+
+    Raises:
+        Declined: a consumer is no plain linear or convolution.
+    """
+    layers = layers_of(current.graph, dimension)
+    sources = {source for layer in layers for source in layer.sources}
+    held = {tensor.name: tensor for tensor in constants(original.graph)}
+    # The original serves as long as nothing before has changed the width of these very tensors.
+    same = all(
+        layer.weight in held and held[layer.weight].values.size == layer.matrix.size for layer in layers
+    ) and _has(original, sources)  # fmt: skip
+    base = original if same else current
+    found = compare(current, base, sources)
+    inputs = tuple(add_up([found[source] for source in layer.sources]) for layer in layers)
+    targets = tuple(_target(layer, held[layer.weight].values) if same else layer.matrix for layer in layers)
+    return Surroundings(layers, inputs, targets)
+
+
+def _has(model: Model, sources: set[Source]) -> bool:
+    known = {tensor.name for node in model.graph.nodes for tensor in node.outputs}
+    known |= {tensor.name for tensor in model.graph.inputs}
+    return all(source.tensor in known for source in sources)
+
+
+def _target(layer: Layer, values: Array) -> Array:
+    """The original's weight as [k, n]."""
+    if values.ndim == 2:
+        return np.moveaxis(values, layer.axis, 0).astype(np.float64)
+    return values.reshape(len(values), -1).T.astype(np.float64)
+
+
+def with_refit(edit: Edit, around: Surroundings, units: Sequence[int], model: Model) -> Edit:
+    """The edit with the weights and bias gains that make up for the units that go.
+
+    Args:
+        edit: removes `units`.
+        around: of its site.
+        units: that go.
+        model: whose stored weights give layout and type.
+    """
+    held = {tensor.name: tensor for tensor in constants(model.graph)}
+    tensors: dict[str, Array] = {}
+    refits: list[str] = []
+    folds: list[list[str]] = []
+    for layer, one, target in zip(around.layers, around.inputs, around.targets, strict=True):
+        stays = np.ones(len(layer.matrix), bool)
+        stays[layer.groups[list(units)].ravel()] = False
+        kept = np.flatnonzero(stays)
+        solved, gain = refit(
+            target,
+            one.gram / one.rows,
+            kept,
+            mean=one.reference_mean,
+            against=Against(
+                gram=one.gram[np.ix_(kept, kept)] / one.rows, cross=one.cross[kept] / one.rows, mean=one.mean[kept]
+            ),
+        )
+        whole = np.zeros_like(layer.matrix)
+        whole[kept] = solved
+        tensors[f"weight.{len(refits)}"] = layer.stored(whole, held[layer.weight].values)
+        refits.append(layer.weight)
+        tensors[f"bias.{len(folds)}"] = gain.astype(np.float32)
+        folds.append(list(layer.nodes))
+    return replace(edit, args={**edit.args, "refits": refits, "folds": folds}, tensors=tensors)
+
+
+def write_refits(model: Model, edits: Sequence[Edit]) -> None:
+    """Put refitted weights in place, in a graph that is a copy; rows of units that go are zero.
+
+    Raises:
+        Declined: a weight is missing or has another shape.
+    """
+    held = {tensor.name: tensor for tensor in constants(model.graph)}
+    for edit in edits:
+        for at, name in enumerate(edit.args.get("refits", ())):
+            tensor, values = held.get(str(name)), edit.tensors[f"weight.{at}"]
+            if tensor is None or tuple(tensor.shape) != values.shape:
+                raise Declined(f"{edit.site}: the model has no weight {name!r} of shape {list(values.shape)}")
+            tensor.values = np.asarray(values, dtype=tensor.values.dtype)
