@@ -315,7 +315,16 @@ def bert(folder: Path, *, opset: int = 17, dynamo: bool = False) -> Path:
         attn_implementation="eager",
     )
     network = BertModel(config, add_pooling_layer=False).eval()
-    network.config.return_dict = False
+
+    class Hidden(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = network
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            hidden: torch.Tensor = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return hidden
+
     ids = torch.randint(0, 100, (2, 7))
     path = folder / "bert.onnx"
     axes = {0: "batch", 1: "sequence"}
@@ -323,7 +332,7 @@ def bert(folder: Path, *, opset: int = 17, dynamo: bool = False) -> Path:
         # torch's exporters warn of their own deprecations.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            network,
+            Hidden().eval(),
             (ids, torch.ones_like(ids)),
             str(path),
             input_names=["input_ids", "attention_mask"],
