@@ -12,7 +12,7 @@ from onnxprune.judge import Broken, Evidence, judge
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, Skip, without
 from onnxprune.protocol import Context, Pass
-from onnxprune.sites import Site
+from onnxprune.sites import GRAPH, Site
 
 # Held-out samples that rank edits by the harm that each does alone.
 _RANKING_SAMPLES = 8
@@ -58,7 +58,10 @@ def take(
         evidence: what the original does.
         floor: least fidelity, or None for no floor.
     """
-    proposal = one.propose(model, sites, context)
+    try:
+        proposal = one.propose(model, sites, context)
+    except Declined as reason:
+        return Step(model, (), Report(pass_spec=spec.format(one), skips=(Skip(site=GRAPH, why=str(reason)),)), None)
     blank = Report(pass_spec=spec.format(one), skips=proposal.skips)
     if not proposal.edits:
         return Step(model, (), blank, None)
