@@ -34,7 +34,7 @@ class Factors:
     values: Matrix
 
     def at(self, rank: int) -> tuple[Matrix, Matrix]:
-        """Left [k, rank] and right [rank, n]; at rank 0 only a bias stays, see `bias_gain`."""
+        """Left [k, rank] and right [rank, n]; at rank 0 only a bias stays."""
         return self.left[:, :rank], self.right[:rank]
 
     def lost(self, rank: int) -> float:
@@ -87,7 +87,7 @@ def whitened_factors(weight: Array, gram: Array, *, mean: Array | None = None) -
     Args:
         weight: [k, n], applied as x @ weight.
         gram: [k, k], E[xᵀx]; without a mean, any multiple.
-        mean: [k], E[x] where a bias is refitted too, see `bias_gain`: then only what varies counts.
+        mean: [k], E[x] where a bias is refitted too (`reconstruction.bias_gain`): then only what varies counts.
 
     Returns:
         Factors that minimise E‖x·W - x·left·right‖² at each rank; it is the sum of the dropped `values`², exactly.
@@ -104,12 +104,6 @@ def shared_factors(weights: Sequence[Array], gram: Array, *, mean: Array | None 
     `right` holds their columns side by side, in the order given.
     """
     return whitened_factors(np.concatenate([np.asarray(weight) for weight in weights], axis=1), gram, mean=mean)
-
-
-def bias_gain(weight: Array, left: Array, right: Array, mean: Array) -> Matrix:
-    """[n] what the bias gains, so that the factors' mean output is the dense layer's; E[x]·W at rank 0."""
-    wide = np.asarray(mean, dtype=np.float64)
-    return np.asarray(wide @ np.asarray(weight, dtype=np.float64) - (wide @ left) @ right)
 
 
 def rank_for_ratio(ratio: float, k: int, n: int) -> int:

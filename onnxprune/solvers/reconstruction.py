@@ -94,9 +94,15 @@ def output_error(weight: Array, fitted: Array, gram: Array, *, mean: Array | Non
     return float(np.vdot(missed, covariance @ missed)) / whole if whole > 0 else 0.0
 
 
-def constant_output(weight: Array, mean: Array) -> Matrix:
-    """[n] what a bias gains where the linear goes altogether and only its mean output E[x]·W stays."""
-    return np.asarray(mean, dtype=np.float64) @ np.asarray(weight, dtype=np.float64)
+def bias_gain(weight: Array, fitted: Array, mean: Array) -> Matrix:
+    """[n] what a bias gains, so that the mean output is the dense layer's: E[x]·(W - Ŵ).
+
+    Args:
+        weight: [k, n], applied as x @ weight.
+        fitted: [k, n], what takes its place: pruned, factored, rounded; zeros where the linear goes altogether.
+        mean: [k], E[x].
+    """
+    return np.asarray(np.asarray(mean, dtype=np.float64) @ (np.asarray(weight, dtype=np.float64) - fitted))
 
 
 def _solve(hessian: Array, target: Matrix) -> Matrix:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onnxprune.solvers.gram import centred, damped
-from onnxprune.solvers.reconstruction import Against, constant_output, output_error, refit
+from onnxprune.solvers.reconstruction import Against, bias_gain, output_error, refit
 from tests.solvers.drawing import correlated, least_squares
 
 
@@ -96,7 +96,7 @@ def test_without_inputs_only_the_mean_output_stays() -> None:
     found, gain = refit(weight, inputs.T @ inputs / 50, np.array([], dtype=int), mean=mean)
     assert found.shape == (0, 3)
     np.testing.assert_allclose(gain, (inputs @ weight).mean(axis=0), atol=1e-12)
-    np.testing.assert_allclose(constant_output(weight, mean), gain, atol=1e-12)
+    np.testing.assert_allclose(bias_gain(weight, np.zeros_like(weight), mean), gain, atol=1e-12)
 
 
 def test_recycled_heads_beat_dropped_heads() -> None:
