@@ -97,12 +97,11 @@ def error_in_doubles(held: Traced, removals: Mapping[int, Sequence[int]], feeds:
     wide = {
         name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in dict(feeds).items()
     }
-    got, wanted = (_widened(each).run(None, wide) for each in (cut(held, removals)[0], masked(held, removals)))
-    names = [str(at) for at in range(len(got))]
-    return relative_error(dict(zip(names, got, strict=True)), dict(zip(names, wanted, strict=True)))
+    got, wanted = (_evaluated(each, wide) for each in (cut(held, removals)[0], masked(held, removals)))
+    return relative_error(got, wanted)
 
 
-def _widened(model: Model) -> onnx.reference.ReferenceEvaluator:
+def _evaluated(model: Model, feeds: Feeds) -> dict[str, Array]:
     proto = onnx.load_from_string(to_bytes(model))
     for stored in proto.graph.initializer:
         if stored.data_type == onnx.TensorProto.FLOAT:
@@ -112,7 +111,8 @@ def _widened(model: Model) -> onnx.reference.ReferenceEvaluator:
         for attribute in node.attribute:
             if (node.op_type, attribute.name, attribute.i) == ("Cast", "to", onnx.TensorProto.FLOAT):
                 attribute.i = onnx.TensorProto.DOUBLE
-    return onnx.reference.ReferenceEvaluator(proto)
+    got = list(onnx.reference.ReferenceEvaluator(proto).run(None, dict(feeds)))
+    return {out.name: np.asarray(each) for out, each in zip(proto.graph.output, got, strict=True)}
 
 
 def compare(held: Traced, removals: Mapping[int, Sequence[int]], checks: Sequence[Feeds]) -> tuple[float, float]:

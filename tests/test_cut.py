@@ -106,3 +106,19 @@ def test_a_nan_counts_as_an_infinite_error() -> None:
     from tests.equality import relative_error
 
     assert relative_error({"y": np.asarray([np.nan])}, {"y": np.asarray([1.0])}) == float("inf")
+
+
+def test_bounds_behind_a_computation_on_constants_are_restated() -> None:
+    """The axes of a Slice come out of a Cast; [first 3 | last 4] of 7 units, one unit cut of each part."""
+    net = Net()
+    y = net.linear(net.input("x", ["b", 6]), 6, 7)
+    axes = net.op("Cast", net.constant(np.asarray([1], np.int32)), to=7)
+    a = net.op("Slice", y, net.constant([0]), net.constant([3]), axes)
+    b = net.op("Slice", y, net.constant([-4]), net.constant([2**62]), axes)
+    net.output(net.op("Add", net.linear(a, 3, 5), net.linear(b, 4, 5)))
+    held = net.traced()
+    first, second = held.dimensions.prunable
+    assert (first.units, second.units) == (3, 4)
+    error, moved = compare(held, {first.index: [1], second.index: [0]}, net.checks())
+    assert error <= 1e-5
+    assert moved > 1e-5

@@ -188,4 +188,6 @@ def _pin_table(tracer: Tracer, settled: Settlement) -> tuple[Pin, ...]:
             if facts is not None and (facts.pins or facts.interface):
                 table[name, axis] = Pin(name, axis, (facts.pins + facts.interface)[0])
                 break
+    for name, (rank, why) in tracer.buried.items():
+        table.update({(name, axis): Pin(name, axis, why) for axis in range(rank)})
     return tuple(table.values())

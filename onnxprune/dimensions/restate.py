@@ -229,19 +229,15 @@ class Restater:
             step = steps.pop()
             end = int(where[-1]) + step
             bounds[axis] = (int(where[0]), end if end >= 0 else -(find(axes[axis]).size[0] + 1), step)
-        return (lambda: self._give_bounds(node, len(axes), bounds)) if bounds else None
+        return (lambda: self._give_bounds(node, bounds)) if bounds else None
 
-    def _give_bounds(self, node: gs.Node, rank: int, bounds: dict[int, tuple[int, int, int]]) -> None:
+    def _give_bounds(self, node: gs.Node, bounds: dict[int, tuple[int, int, int]]) -> None:
+        order = self.layout.sinks[key_of(node)].order
         if "starts" in node.attrs:
-            order = [axis % rank for axis in node.attrs.get("axes") or range(len(node.attrs["starts"]))]
             for at, key in enumerate(("starts", "ends")):
-                node.attrs[key] = [
-                    bounds[a][at] if a in bounds else old for a, old in zip(order, node.attrs[key], strict=True)
-                ]
+                pairs = zip(order, node.attrs[key], strict=True)
+                node.attrs[key] = [bounds[axis][at] if axis in bounds else old for axis, old in pairs]
             return
-        held = node.inputs[3].values if len(node.inputs) > 3 and node.inputs[3].name else None
-        length = node.inputs[1].shape[0] if held is None and isinstance(node.inputs[1], gs.Constant) else rank
-        order = [int(axis) % rank for axis in (range(length) if held is None else held)]
         slots = (1, 2, 4) if len(node.inputs) > 4 and node.inputs[4].name else (1, 2)
         for slot in slots:
             at = {1: 0, 2: 1, 4: 2}[slot]

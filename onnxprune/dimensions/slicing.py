@@ -71,7 +71,8 @@ def slice_(t: Tracer, node: gs.Node) -> None:
             start = min(max(start + size if start < 0 else start, 0), size if step > 0 else size - 1)
             picks[axis] = start + step * np.arange(length)
             take(t, node, factor, output[axis], picks[axis])
-    t.sink(node, "slice", picks)
+    # Bounds that are only known at run time speak of all axes, or the axes are stated.
+    t.sink(node, "slice", picks, order if which is not None or starts is None else order[: np.size(starts)])
 
 
 def gather(t: Tracer, node: gs.Node) -> None:

@@ -67,7 +67,9 @@ def _pin_captured(tracer: Tracer, node: gs.Node, bodies: list[gs.Graph]) -> None
     tracer.pin_all(node, f"{label(node)} holds bodies that are not traced")
     names = {tensor.name: tensor for body in bodies for tensor in _mentioned(body)}
     for tensor in names.values():
-        if tracer.shape(tensor) is not None and tensor.name in tracer.known:
+        if isinstance(tensor, gs.Constant) and tensor.name not in tracer.known:
+            tracer.buried[tensor.name] = (len(tensor.shape), f"it is stored in a body of {label(node)}")
+        elif tracer.shape(tensor) is not None and tensor.name in tracer.known:
             for factor in tracer.axes(tensor):
                 tracer.pin(factor, f"a body of {label(node)} reads it")
 

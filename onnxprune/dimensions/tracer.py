@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.dimensions.factors import Factor, Forest, Indices, Size, is_one
+from onnxprune.dimensions.factors import Factor, Indices, Size, is_one
+from onnxprune.dimensions.forest import Forest
 from onnxprune.dimensions.values import Values
 
 Shapes = Mapping[str, tuple[tuple[int, ...], ...]]
@@ -86,10 +87,17 @@ def label(node: gs.Node) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Sink:
-    """An operator that states sizes or positions by an input; `picks` are the entries that it takes of an axis."""
+    """An operator that states sizes or positions by an input.
+
+    Attributes:
+        kind: which input, and how it is restated.
+        picks: entries that it takes of an axis.
+        order: the axes that its bounds speak of.
+    """
 
     kind: str
     picks: Mapping[int, Indices] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
 
 
 class Tracer:
@@ -111,6 +119,7 @@ class Tracer:
         self.batches: list[tuple[Factor, str]] = []
         self.sized: list[SizedAttribute] = []
         self.sinks: dict[str, Sink] = {}
+        self.buried: dict[str, tuple[int, str]] = {}
         self.interface: list[tuple[str, int, Factor, str]] = []
         self.constants: dict[str, gs.Constant] = {}
         self.derived: set[str] = set()
@@ -245,6 +254,8 @@ class Tracer:
         """Record that an attribute states the size of a factor."""
         self.sized.append(SizedAttribute(key_of(node), name, factors, many))
 
-    def sink(self, node: gs.Node, kind: str, picks: Mapping[int, Indices] | None = None) -> None:
+    def sink(
+        self, node: gs.Node, kind: str, picks: Mapping[int, Indices] | None = None, order: Sequence[int] = ()
+    ) -> None:
         """Record that the node states sizes of its output, or positions in its input."""
-        self.sinks[key_of(node)] = Sink(kind, picks or {})
+        self.sinks[key_of(node)] = Sink(kind, picks or {}, tuple(order))

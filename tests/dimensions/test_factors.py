@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.dimensions.factors import Factor, Forest, find, leaves, positions, resize, shape_of
+from onnxprune.dimensions.factors import Factor, find, leaves, positions, resize, shape_of
+from onnxprune.dimensions.forest import Forest
 
 
 def size(*runs: int) -> tuple[int, ...]:
