@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -101,9 +102,10 @@ def open_session(source: Path | str | Model, *, level: Level = "default", thread
     name = Path(source).name
     try:
         session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        # Names of a damaged file need not be text.
+        return Session(session, name)
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(f"{name}: onnxruntime refuses the model: {first_line(error)}") from error
-    return Session(session, name)
 
 
 class written:  # noqa: N801 - reads as a phrase: `with written(model) as path`
@@ -171,4 +173,6 @@ def first_line(error: Exception) -> str:
     text = lines[0] if lines else type(error).__name__
     # "[ONNXRuntimeError] : 1 : FAIL : what" and "/path/file.cc:12 function what" carry noise before the message.
     text = text.rpartition("[ONNXRuntimeError] : ")[2]
-    return text.split(" : ", 2)[-1][:300]
+    text = text.split(" : ", 2)[-1]
+    # Our temporary files have names that mean nothing to the reader.
+    return re.sub(r"^Load model from .*? failed: ?", "", text)[:300]

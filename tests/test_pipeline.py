@@ -92,10 +92,12 @@ class Harm:
     kinds: tuple[str, ...] = ()
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Nothing."""
         del model, sites
         return Needs()
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit a kind."""
         del model, sites, context
         edits: list[Edit] = []
         for kind in self.kinds:
@@ -105,6 +107,7 @@ class Harm:
         return Proposal(tuple(edits), (Skip(site="elsewhere", why="left alone"),))
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The model, harmed."""
         result = model.copy()
         for edit in edits:
             if edit.kind == "decline":
@@ -145,8 +148,8 @@ def test_edits_that_do_little_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("cut", "onnx's checker refuses it: "),
-        ("misspell", "onnx's checker refuses it: No Op registered for Rellu"),
+        ("cut", "Incompatible dimensions for matrix multiplication"),
+        ("misspell", "Rellu"),
         ("double", "output 'y' has shape "),
         ("poison", "output 'y' is not finite where the original's is"),
         ("decline", "it does not fit"),
@@ -159,7 +162,8 @@ def test_an_edit_that_breaks_the_model_is_reverted_and_named(
     step = taken(tmp_path, Harm(kinds=("gentle", kind, "slight")), floor)
     assert [edit.kind for edit in step.edits] == ["gentle", "slight"]
     assert reverted(step).keys() == {kind}
-    assert reverted(step)[kind].startswith(why)
+    assert why in reverted(step)[kind]
+    assert "/" not in reverted(step)[kind]
     assert "\n" not in reverted(step)[kind]
     assert step.fidelity is not None
     assert step.fidelity.score > 0.95
@@ -170,7 +174,8 @@ def test_an_edit_that_sinks_the_fidelity_is_reverted_and_named(tmp_path: Path) -
     assert [edit.kind for edit in step.edits] == ["gentle", "slight"]
     assert reverted(step).keys() == {"rough"}
     assert reverted(step)["rough"].startswith("fidelity ")
-    assert " was under the floor 0.95; this edit alone costs " in reverted(step)["rough"]
+    assert " was under the floor 0.95; " in reverted(step)["rough"]
+    assert " costs 1." in reverted(step)["rough"]
 
 
 def test_without_a_floor_harm_that_runs_stands(tmp_path: Path) -> None:
@@ -207,6 +212,7 @@ def test_a_lossless_pass_is_held_to_its_word(tmp_path: Path) -> None:
 def test_a_pass_that_declines_is_a_skip(tmp_path: Path) -> None:
     class Shy(Harm):
         def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+            del model, sites, context
             raise Declined("nothing to see")
 
     step = taken(tmp_path, Shy())
