@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.dimensions.random_graphs import random_net
-from tests.equality import BOUND, compare
+from tests.equality import BOUND, compare, error_in_doubles
 
 SEEDS = st.integers(0, 2**32 - 1)
 COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -30,7 +30,9 @@ def check(seed: int) -> None:
         count = int(numbers.integers(1, dimension.units))
         removals[dimension.index] = numbers.choice(dimension.units, size=count, replace=False).tolist()
     error, _ = compare(held, removals, net.checks())
-    assert error <= BOUND, f"seed {seed}: {removals}"
+    if error > BOUND:  # rounding of float32 behind a normalisation, or a wrong cut: float64 tells them apart
+        assert error < 100 * BOUND, f"seed {seed}: {removals}"
+        assert max(error_in_doubles(held, removals, feeds) for feeds in net.checks()) < 1e-11, f"seed {seed}"
 
 
 @settings(max_examples=200, derandomize=True, **COMMON)  # type: ignore[arg-type]  # mixed values
