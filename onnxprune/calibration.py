@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,23 +37,26 @@ class Needs:
         ranges: least and largest value.
         columns: per element of the last axis: mean, L2 norm, mean and largest magnitude.
         grams: the same, and the last axis' second moment XᵀX.
+        tokens: how often each whole number occurs.
     """
 
     ranges: frozenset[str] = frozenset()
     columns: frozenset[str] = frozenset()
     grams: frozenset[str] = frozenset()
+    tokens: frozenset[str] = frozenset()
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
             ranges=self.ranges | other.ranges,
             columns=self.columns | other.columns,
             grams=self.grams | other.grams,
+            tokens=self.tokens | other.tokens,
         )
 
     @property
     def tensors(self) -> frozenset[str]:
         """Every tensor that anything is wanted of."""
-        return self.ranges | self.columns | self.grams
+        return self.ranges | self.columns | self.grams | self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,7 @@ class Statistics:
     Attributes:
         ranges: (least, largest) value over all samples, padded tokens included: they are computed with, too.
         columns: of every tensor of `Needs.columns` and `Needs.grams`.
+        tokens: (numbers, ascending; how often each was seen), padded places left out.
         missing: why a wanted tensor has none, as the report may print it.
         samples: how many were run.
         mask: the input that told padded tokens.
@@ -90,6 +95,7 @@ class Statistics:
 
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     columns: Mapping[str, Columns] = field(default_factory=dict)
+    tokens: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0
     mask: str | None = None
@@ -128,6 +134,7 @@ def collect(
     parts = groups({name: _bytes(name, shapes[name], needs) for name in shapes if name not in missing}, memory_bytes)
     ranges: dict[str, tuple[float, float]] = {}
     columns: dict[str, Columns] = {}
+    tokens: dict[str, Counter[int]] = {name: Counter() for name in needs.tokens - missing.keys()}
     for part in parts:
         observe = observer(model, part)
         sums = {name: _Sums(gram=name in needs.grams) for name in part if name in needs.grams | needs.columns}
@@ -136,11 +143,21 @@ def collect(
                 if name in needs.ranges and value.size:
                     low, high = ranges.get(name, (np.inf, -np.inf))
                     ranges[name] = (min(low, float(value.min())), max(high, float(value.max())))
+                if name in tokens:
+                    kept = kept_rows((*value.shape, 1), feed[mask]) if mask else None
+                    seen, times = np.unique(value if kept is None else value[kept], return_counts=True)
+                    tokens[name].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
                 if name in sums:
                     kept = kept_rows(value.shape, feed[mask]) if mask else None
                     sums[name].add(value.reshape(-1, value.shape[-1]) if kept is None else value[kept])
         columns |= {name: done.finish(spill=len(parts) > 1) for name, done in sums.items()}
-    return Statistics(ranges=ranges, columns=columns, missing=missing, samples=len(feeds), mask=mask)
+    counted = {name: _sorted(counts) for name, counts in tokens.items()}
+    return Statistics(ranges=ranges, columns=columns, tokens=counted, missing=missing, samples=len(feeds), mask=mask)
+
+
+def _sorted(counts: Counter[int]) -> tuple[Array, Array]:
+    numbers = sorted(counts)
+    return np.array(numbers, np.int64), np.array([counts[number] for number in numbers], np.int64)
 
 
 class _Sums:

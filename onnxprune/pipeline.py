@@ -22,6 +22,7 @@ from onnxprune.fidelity import Fidelity
 from onnxprune.graph import constants, numbers
 from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.judge import Broken, Evidence, gather_evidence, judge
+from onnxprune.latency import Clock
 from onnxprune.model import Model, data_files, digest, load, save
 from onnxprune.passes import known
 from onnxprune.plan import Edit, Plan, plan_files, read_plan
@@ -95,13 +96,14 @@ def optimize(
     progress("load and run the original")
     subject = _subject(path, data, sizes, seed)
 
+    clock = Clock(place)
     current = baseline = subject.model
     edits: list[Edit] = []
     reports = []
     fidelity_now: Fidelity | None = None
     for one in chosen:
         progress(spec.format(one))
-        context = _context(one, current, baseline, subject, allow_synthetic=allow_synthetic, seed=seed)
+        context = _context(one, current, baseline, subject, clock, allow_synthetic=allow_synthetic, seed=seed)
         step = take(one, current, find_sites(current, context.structure), context, subject.evidence, floor)
         # What refits aim at: the model as lossless edits have left it.
         baseline = step.model if baseline is current and one.lossless else baseline
@@ -231,7 +233,7 @@ def _refuse_nan(model: Model, path: Path) -> None:
 
 
 def _context(
-    one: Pass, model: Model, baseline: Model, subject: _Subject, *, allow_synthetic: bool, seed: int
+    one: Pass, model: Model, baseline: Model, subject: _Subject, clock: Clock, *, allow_synthetic: bool, seed: int
 ) -> Context:
     probe_feeds = subject.evidence.probes
     structure = None
@@ -254,6 +256,7 @@ def _context(
         observe=lambda names: observe(model, probe_feeds[0], names),
         compare_inputs=compare,
         original=baseline,
+        latency=clock.of(model, subject.timed),
         seed=seed,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 
@@ -18,7 +18,23 @@ from onnxprune.structure import Structure
 Array = np.ndarray[Any, Any]
 CompareInputs = Callable[[Model, Model, Collection[Source]], Mapping[Source, Inputs]]
 
-__all__ = ["Context", "Needs", "Pass", "Proposal"]
+__all__ = ["Context", "Level", "Needs", "Pass", "Proposal"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """A form of one linear, as a clock knows it.
+
+    Attributes:
+        form: `float`; `pair`, two products of rank `rank`; `int8`, with activations quantized at run time (of a
+            convolution, between integers); `int8-pair`, a pair of such.
+        rank: of a pair, 1 at least; None for the others.
+        columns: output features, where they are not the linear's own: several linears side by side.
+    """
+
+    form: Literal["float", "pair", "int8", "int8-pair"] = "float"
+    rank: int | None = None
+    columns: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +48,7 @@ class Context:
         compare_inputs: moments of what layers read in an edited model beside another, over the calibration samples;
             None where there are none.
         original: the model before any lossy edit, whose outputs refits aim at.
+        latency: milliseconds of a linear in some form, on the target, with the timed input; None where none is timed.
         seed: of every random choice.
     """
 
@@ -40,6 +57,7 @@ class Context:
     observe: Callable[[Sequence[str]], Mapping[str, Array]] | None = None
     compare_inputs: CompareInputs | None = None
     original: Model | None = None
+    latency: Callable[[Site, Level], float] | None = None
     seed: int = 0
 
 

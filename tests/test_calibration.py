@@ -324,3 +324,27 @@ def test_groups_hold_every_name_once_and_keep_to_the_limit_where_they_can(sizes:
     parts = groups(sizes, limit)
     assert sorted(name for part in parts for name in part) == sorted(sizes)
     assert all(len(part) == 1 or sum(sizes[name] for name in part) <= limit for part in parts)
+
+
+def test_tokens_are_counted_without_padding(tmp_path: Path) -> None:
+    """Ids that the graph gets and ids that it computes, where the mask tells padded places of both."""
+    graph = helper.make_graph(
+        [node("Add", ["ids", "one"], ["next"]), node("Gather", ["table", "next"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info(name, INT64, ["b", "s"]) for name in ("ids", "attention_mask")],
+        [helper.make_tensor_value_info("y", FLOAT, ["b", "s", 2])],
+        [
+            numpy_helper.from_array(np.array(1, np.int64), "one"),
+            numpy_helper.from_array(np.zeros((9, 2), np.float32), "table"),
+        ],
+    )
+    path = tmp_path / "tokens.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    first = {"ids": np.array([[3, 3, 5]]), "attention_mask": np.array([[1, 1, 0]])}
+    second = {"ids": np.array([[5, 7]]), "attention_mask": np.array([[1, 1]])}
+    needs = Needs(tokens=frozenset({"ids", "next"}))
+    found = collect(load(path), needs, [first, second]).tokens
+    # 3 twice; the first 5 is padding, the second is not; 7 once.
+    assert [part.tolist() for part in found["ids"]] == [[3, 5, 7], [2, 1, 1]]
+    assert [part.tolist() for part in found["next"]] == [[4, 6, 8], [2, 1, 1]]
+    assert (needs | Needs()).tensors == {"ids", "next"}
