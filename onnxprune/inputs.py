@@ -5,8 +5,8 @@ Both models run on the same samples, one sample alive at a time; tokens that a m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnxprune.errors import DataError
 from onnxprune.masks import find_mask, kept_rows
 from onnxprune.model import Model
 from onnxprune.observer import observer
+from onnxprune.padding import Observe, cropped, may_crop
 from onnxprune.runtime import Array, Feeds, Port
 from onnxprune.solvers.unfold import unfold
 
@@ -70,8 +71,6 @@ def compare_inputs(
     original: Model,
     sources: Collection[Source],
     samples: Sequence[Feeds],
-    *,
-    threads: int | None = None,
 ) -> Mapping[Source, Inputs]:
     """Moments of what layers read, which both models compute with the same shape.
 
@@ -80,29 +79,42 @@ def compare_inputs(
         original: what it was cut from; may be the same object, and then runs once.
         sources: what to look at.
         samples: calibration feeds.
-        threads: of each session; all processors by default.
 
     Raises:
         DataError: there is no sample, or a mask leaves no row.
     """
     if not samples:
         raise DataError("calibration: at least one sample is needed, got none. Give --data.")
-    count = threads or os.cpu_count() or 1
     names = {source.tensor for source in sources}
-    mask = find_mask([Port(t.name, t.dtype, tuple(t.shape or ())) for t in current.graph.inputs])
-    here = observer(current, names, threads=count)
-    there = here if current is original else observer(original, names, threads=count)
+    ports = [Port(t.name, t.dtype, tuple(t.shape or ())) for t in current.graph.inputs]
+    mask = find_mask(ports)
+    here = observer(current, names)
+    there = here if current is original else observer(original, names)
+    shorten = mask is not None and all(not source.patches for source in sources)
+    shorten = shorten and all(may_crop(one, samples[0], mask or "", ports) for one in (here, there))
     sums: dict[Source, _Sums] = {}
-    for at, feeds in enumerate(samples):
-        mine = here(feeds)
-        theirs = mine if there is here else there(feeds)
+    for at, given in enumerate(samples):
+        feeds = (cropped(given, mask, ports) if mask and shorten else None) or given
+        mine, theirs = _both(here, there, feeds)
         padding = np.asarray(feeds[mask]) if mask else None
         for source in sources:
             value, wanted = mine[source.tensor], theirs[source.tensor]
             rows = _rows(source, value, padding, at)
             reference = rows if wanted is value else _rows(source, wanted, padding, at)
-            sums.setdefault(source, _Sums(rows.shape[1])).add(rows, reference)
+            if source not in sums:
+                sums[source] = _Sums(rows.shape[1])
+            sums[source].add(rows, reference)
     return {source: total.finish(source.tensor) for source, total in sums.items()}
+
+
+def _both(here: Observe, there: Observe, feeds: Feeds) -> tuple[Mapping[str, Array], Mapping[str, Array]]:
+    """What both models compute, at the same time: the runtime lets go of Python while it works."""
+    if there is here:
+        mine = here(feeds)
+        return mine, mine
+    with ThreadPoolExecutor(1) as other:
+        theirs = other.submit(there, feeds)
+        return here(feeds), theirs.result()
 
 
 def add_up(parts: Sequence[Inputs]) -> Inputs:
