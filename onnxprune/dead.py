@@ -1,34 +1,32 @@
 """Units that carry nothing: their consumers ignore them, or their value never changes.
 
-A unit's value never changes where zero weights or a zero gate cut it off from the graph's inputs. That is followed node
-by node from the producers to the consumers; the value itself is then read off one run. Nothing is concluded from a
-unit that only happens to be silent in a run.
+A unit's value never changes where zero weights or a zero gate cut it off from the graph's inputs; the value itself is
+then read off one run. Nothing is concluded from a unit that only happens to be silent in a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.dimensions import Consumer, Dimension, Member
-from onnxprune.graph import constants
+from onnxprune.dimensions import Consumer, Dimension
+from onnxprune.dimensions.factors import Indices
+from onnxprune.graph import constants, numbers
+from onnxprune.structure import Structure
+from onnxprune.unchanging import Unchanging, uniform
 
 Array = np.ndarray[Any, Any]
+Folds = Mapping[tuple[str, ...], Array]
 Observe = Callable[[Sequence[str]], Mapping[str, Array]]
 
-# Softmax rows sum to one up to rounding, so a constant value head gives a constant up to this share of it.
-_UNIFORM = 1e-5
-_MOVES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
-_ELEMENTWISE = {
-    "Abs", "Add", "BatchNormalization", "Celu", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish",
-    "LeakyRelu", "Mish", "Mul", "Neg", "PRelu", "Pow", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt", "Sub",
-    "Tanh", "BiasGelu", "FastGelu", "QuickGelu",
-}  # fmt: skip
-_LINEARS = {"MatMul", "Gemm"}
+_PADS = "the convolution that reads their constant pads its border, so that no bias makes up for it"
+_NO_BIAS = "what reads their constant takes no bias to make up for it"
+_VARIES = "their value never changes, but differs from place to place"
 
 
 @dataclass(frozen=True)
@@ -37,177 +35,144 @@ class Dead:
 
     Attributes:
         units: ascending.
-        folds: consumer -> what its output gains on the last axis [n] for the constants that go.
+        folds: consumers of one weight -> what the output of each gains on its features [n] for constants that go.
+        left: unit that never changes either but must stay -> the reason.
+        all: whether every unit is dead, so that one stays all the same.
     """
 
     units: tuple[int, ...]
-    folds: Mapping[str, Array] = field(default_factory=dict)
+    folds: Folds = field(default_factory=dict)
+    left: Mapping[int, str] = field(default_factory=dict)
+    all: bool = False
 
 
 class DeadUnits:
-    """Finds dead units dimension by dimension; the graph is run only where the weights give cause."""
+    """Finds dead units dimension by dimension; the graph is run once, and only where the weights give cause."""
 
-    def __init__(self, graph: gs.Graph, observe: Observe) -> None:
+    def __init__(self, graph: gs.Graph, structure: Structure, observe: Observe) -> None:
         self._graph = graph
+        self._structure = structure
+        self._shapes = {name: runs[0] for name, runs in structure.shapes.items()}
         self._observe = observe
         self._nodes = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
         self._weights = {tensor.name: tensor for tensor in constants(graph)}
 
     def of(self, dimension: Dimension) -> Dead:
         """Units that can go without changing an output; one unit is left where all are dead."""
-        ignored = self._ignored(dimension)
-        constant, folds = self._unchanging(dimension)
-        dead = ignored | constant
-        if dead.all():
+        if not dimension.consumers:
+            return Dead(())
+        looks = [self._look(dimension, consumer) for consumer in dimension.consumers]
+        dead = np.logical_and.reduce([look.ignored | look.folded for look in looks])
+        idle = np.logical_and.reduce([look.ignored | look.still for look in looks]) & ~dead
+        left = {unit: next(look.why[unit] for look in looks if unit in look.why) for unit in _numbers(idle)}
+        every = bool(dead.all())
+        if every:
             dead[0] = False
-        units = tuple(int(unit) for unit in np.flatnonzero(dead))
-        gains = {}
-        for node, (values, weight) in folds.items():
-            going = np.flatnonzero(dead & constant & ~ignored)
-            gain = np.einsum("uk,ukn->n", values[going], weight[going]) if going.size else np.zeros(0)
+        folds: dict[tuple[str, ...], Array] = {}
+        for look in looks:
+            gain = np.zeros(0) if look.gain is None else look.gain[dead].sum(axis=0)
             if np.any(gain):
-                gains[node] = gain
-        return Dead(units, gains)
+                # Layers that share all their weights may share the bias too.
+                like = next((key for key, held in folds.items() if np.array_equal(held, gain)), ())
+                folds.pop(like, None)
+                folds[(*like, look.node)] = gain
+        return Dead(tuple(_numbers(dead)), folds, left, every)
 
-    def _slices(self, dimension: Dimension, weight: str, axis: int) -> Array | None:
-        """[units, k, n]: the numbers of a stored weight that belong to each element of each unit."""
-        member = next((m for m in dimension.members if (m.tensor, m.axis) == (weight, axis)), None)
-        tensor = self._weights.get(weight)
-        if member is None or tensor is None or tensor.values.dtype.kind != "f":
-            return None
-        rows = np.moveaxis(tensor.values, axis, 0).reshape(tensor.shape[axis], -1)
-        picked: Array = rows[member.elements]
-        return picked
-
-    def _ignored(self, dimension: Dimension) -> Array:
-        """Units whose rows are zero in every consumer."""
-        ignored = np.ones(dimension.units, bool)
-        for consumer in dimension.consumers:
-            rows = self._slices(dimension, consumer.weight, consumer.weight_axis)
-            ignored &= np.zeros(dimension.units, bool) if rows is None else _all_zero(rows)
-        return ignored if dimension.consumers else ~ignored
-
-    def _unchanging(self, dimension: Dimension) -> tuple[Array, dict[str, tuple[Array, Array]]]:
-        """Units of constant value, and per consumer the values [units, k] and weight rows [units, k, n]."""
+    def _look(self, dimension: Dimension, consumer: Consumer) -> _Look:
+        rows = self._rows(dimension, consumer)
         none = np.zeros(dimension.units, bool)
-        flags = self._follow(dimension, {})
-        entries = [self._nodes[consumer.node].inputs[consumer.input].name for consumer in dimension.consumers]
-        if not any(flags.get(name, none).any() for name in entries):
-            return none, {}
-        values = self._observe(sorted({*flags, *entries}))
-        flags = self._follow(dimension, values)
-        found, folds = ~none, {}
-        for consumer, name in zip(dimension.consumers, entries, strict=True):
-            uniform, constant = _uniform(values[name], consumer.axis, _member(dimension, name, consumer.axis))
-            ok = flags.get(name, none) & uniform
-            rows = self._slices(dimension, consumer.weight, consumer.weight_axis)
-            if rows is None or not self._adds_up(consumer):
-                ok &= ~constant.any(axis=1)
-            else:
-                folds[consumer.node] = (constant, rows)
-            found &= ok
-        return (found if dimension.consumers else none), folds
+        ignored = none if rows is None else np.asarray(~np.any(rows, axis=(1, 2)))
+        node, name = self._nodes[consumer.node], self._nodes[consumer.node].inputs[consumer.input].name
+        elements = self._elements(dimension, consumer)
+        maybe = self._first.still.get(name)
+        if elements is None or maybe is None or not _per_unit(maybe, consumer.axis, elements).all(axis=(1, 2)).any():
+            return _Look(consumer.node, ignored, none, none)
+        still, values = self._settled.still.get(name), self._values[name]
+        if still is None:
+            return _Look(consumer.node, ignored, none, none)
+        never = np.asarray(_per_unit(still, consumer.axis, elements).all(axis=(1, 2)))
+        held = _per_unit(values, consumer.axis, elements)
+        level = np.asarray(uniform(held, 2)[:, :, 0].all(axis=1))
+        constant = held.astype(np.float64).mean(axis=2)  # [units, k]
+        silent = ~constant.any(axis=1)
+        gain, refusal = _gain(node, consumer, constant, rows)
+        folded = never & level & (silent if gain is None else np.ones_like(silent))
+        why = {unit: refusal if level[unit] else _VARIES for unit in _numbers(never & ~folded & ~ignored)}
+        return _Look(consumer.node, ignored, never, folded, gain, why)
 
-    def _adds_up(self, consumer: Consumer) -> bool:
-        """Whether a constant input shifts the output by one vector: not so at the padded border of a convolution."""
-        node = self._nodes[consumer.node]
-        plain = node.op in _LINEARS and not node.domain and consumer.input == 0
-        return plain and float(node.attrs.get("alpha", 1.0)) == 1.0 and not node.attrs.get("transA", 0)
+    @cached_property
+    def _first(self) -> Unchanging:
+        return self._walk(None)
 
-    def _follow(self, dimension: Dimension, values: Mapping[str, Array]) -> dict[str, Array]:
-        """Per tensor of the dimension: which units do not depend on the graph's inputs.
+    @cached_property
+    def _values(self) -> Mapping[str, Array]:
+        entries = {
+            self._nodes[consumer.node].inputs[consumer.input].name
+            for dimension in self._structure.dimensions.prunable
+            for consumer in dimension.consumers
+        }
+        return self._observe(sorted((entries | self._first.asked.keys()) & self._first.still.keys()))
 
-        Without `values` a gate is taken to be zero wherever it may be, so that one look tells whether to run at all.
-        """
-        members = {m.tensor: m for m in dimension.members}
-        made = {producer.node: producer for producer in dimension.producers}
-        flags: dict[str, Array] = {}
-        for node in self._graph.nodes:
-            out = node.outputs[0].name if node.outputs else ""
-            if out in made:
-                rows = self._slices(dimension, made[out].weight, made[out].axis)
-                if rows is not None:
-                    flags[out] = _all_zero(rows)
-            elif out in members:
-                held = self._through(node, members, flags, values)
-                if held is not None:
-                    flags[out] = held
-        return flags
+    @cached_property
+    def _settled(self) -> Unchanging:
+        return self._walk(self._values)
 
-    def _through(
-        self, node: gs.Node, members: Mapping[str, Member], flags: Mapping[str, Array], values: Mapping[str, Array]
-    ) -> Array | None:
-        if node.op in _MOVES:
-            return flags.get(node.inputs[0].name)
-        if node.op == "MatMul" and not node.domain and len(node.inputs) == 2:
-            weights, carried = node.inputs
-            return flags.get(carried.name) if _rows_sum_to_one(weights) else None
-        if node.op not in _ELEMENTWISE:
+    def _walk(self, values: Mapping[str, Array] | None) -> Unchanging:
+        return Unchanging(self._graph, self._shapes, values, opset=int(self._graph.opset or 1))
+
+    def _elements(self, dimension: Dimension, consumer: Consumer) -> Indices | None:
+        """[units, k] where the units lie on the axis that the consumer sums over."""
+        layout = self._structure.dimensions.layout
+        axes = layout.read.get((consumer.node, consumer.input))
+        places = dict(layout.places(axes[consumer.axis])) if axes else {}
+        return places.get(dimension.index)
+
+    def _rows(self, dimension: Dimension, consumer: Consumer) -> Array | None:
+        """[units, k, n]: the numbers of the consumer's weight that belong to each element of each unit."""
+        wanted = (consumer.weight, consumer.weight_axis)
+        member = next((m for m in dimension.members if (m.tensor, m.axis) == wanted), None)
+        tensor = self._weights.get(consumer.weight)
+        if member is None or tensor is None or tensor.dtype.kind != "f":
             return None
-        variable = [t for t in node.inputs if t.name and not isinstance(t, gs.Constant)]
-        known = [flags.get(t.name) for t in variable]
-        unchanging = None
-        if all(flag is not None for flag in known) and known:
-            unchanging = np.asarray(np.logical_and.reduce([flag for flag in known if flag is not None]))
-        if node.op == "Mul":
-            for tensor in node.inputs:
-                zero = self._zero(tensor, members, flags, values)
-                if zero is not None:
-                    unchanging = zero if unchanging is None else unchanging | zero
-        return unchanging
-
-    def _zero(
-        self, tensor: gs.Tensor, members: Mapping[str, Member], flags: Mapping[str, Array], values: Mapping[str, Array]
-    ) -> Array | None:
-        """Units for which a factor of a product is always zero."""
-        member = members.get(tensor.name)
-        if member is None:
-            return None
-        if isinstance(tensor, gs.Constant):
-            return _all_zero(_per_unit(tensor.values, member.axis, member.elements))
-        flag = flags.get(tensor.name)
-        if flag is None or tensor.name not in values:
-            return flag
-        return np.asarray(flag & _all_zero(_per_unit(values[tensor.name], member.axis, member.elements)))
+        return _per_unit(numbers(tensor), consumer.weight_axis, member.elements)
 
 
-def _member(dimension: Dimension, name: str, axis: int) -> Member:
-    return next(m for m in dimension.members if m.tensor == name and m.axis == axis)
+@dataclass(frozen=True)
+class _Look:
+    """One consumer's view: which units [units] it ignores, which never change, which of those it can do without."""
+
+    node: str
+    ignored: Array
+    still: Array
+    folded: Array
+    gain: Array | None = None
+    why: Mapping[int, str] = field(default_factory=dict)
 
 
-def _per_unit(array: Array, axis: int, elements: Array) -> Array:
+def _gain(node: gs.Node, consumer: Consumer, constant: Array, rows: Array | None) -> tuple[Array | None, str]:
+    """[units, n] what each unit's constant adds to the output wherever one looks; or None and why there is no such."""
+    if rows is None or consumer.input != 0:
+        return None, _NO_BIAS
+    if node.op in {"MatMul", "Gemm"} and not node.domain and not node.attrs.get("transA", 0):
+        if rows.shape[1] != constant.shape[1]:
+            return None, _NO_BIAS
+        alpha = float(node.attrs.get("alpha", 1.0))
+        return alpha * np.einsum("uk,ukn->un", constant, rows.astype(np.float64)), ""
+    if node.op == "Conv" and int(node.attrs.get("group", 1)) == 1:
+        if any(node.attrs.get("pads") or ()) or node.attrs.get("auto_pad", "NOTSET") not in {"NOTSET", "VALID"}:
+            return None, _PADS
+        taps = rows.reshape(*rows.shape[:2], int(node.inputs[1].shape[0]), -1).astype(np.float64).sum(axis=3)
+        return np.einsum("uk,uko->uo", constant, taps), ""
+    return None, _NO_BIAS
+
+
+def _per_unit(array: Array, axis: int, elements: Indices) -> Array:
     """[units, k, everything else]."""
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     picked: Array = rows[elements]
     return picked
 
 
-def _all_zero(held: Array) -> Array:
-    """[units]: whether [units, k, n] holds nothing but zeros for a unit."""
-    return np.asarray(~np.any(held, axis=(1, 2)))
-
-
-def _uniform(array: Array, axis: int, member: Member) -> tuple[Array, Array]:
-    """Which units have one value wherever one looks, and that value [units, k]."""
-    held = _per_unit(array.astype(np.float64), axis, member.elements)
-    value = held.mean(axis=2)
-    spread = np.abs(held - value[:, :, None]).max(axis=(1, 2))
-    return spread <= _UNIFORM * np.maximum(np.abs(value).max(axis=1), 1e-30) + 1e-12, value
-
-
-def _rows_sum_to_one(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is a Softmax over its last axis, behind nothing that changes it for inputs that are sound."""
-    node = tensor.inputs[0] if tensor.inputs else None
-    while node is not None and node.op in {"Cast", "Dropout", "Identity"}:
-        tensor = node.inputs[0]
-        node = tensor.inputs[0] if tensor.inputs else None
-    if node is not None and node.op == "Where":
-        # The guard against rows that a mask blanks altogether, which are NaN without it.
-        node = node.inputs[2].inputs[0] if node.inputs[2].inputs else None
-        guarded = True
-    else:
-        guarded = False
-    if node is None or node.op != "Softmax":
-        return False
-    last = node.attrs.get("axis", -1) == -1 or not guarded
-    return bool(last and node.attrs.get("axis", -1) in {-1, 3})
+def _numbers(flags: Array) -> list[int]:
+    """Where the flags are set."""
+    return [int(at) for at in np.flatnonzero(flags)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnxprune.calibration import Needs
-from onnxprune.dead import DeadUnits
+from onnxprune.dead import Dead, DeadUnits, Folds
 from onnxprune.errors import Declined
 from onnxprune.model import Model
-from onnxprune.plan import Change, Edit, Tensors
+from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.removal import apply_removals, dimension_of, removal_edit, shapes_edit
 from onnxprune.sites import Site
@@ -30,29 +31,42 @@ class RemoveDead:
         return Needs()
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
-        """One edit a site with dead units."""
+        """One edit a site with dead units; every other site of units with the reason."""
         structure = context.structure
         if structure is None or context.observe is None:
             raise Declined("the model's shapes were not observed")
-        finder = DeadUnits(model.graph, context.observe)
+        finder = DeadUnits(model.graph, structure, context.observe)
         first = shapes_edit(self.name, structure)
-        edits = []
+        edits: list[Edit] = []
+        skips: list[Skip] = []
         for site in sites:
-            if site.dimension is None or site.pinned:
+            if site.dimension is None:
+                continue
+            if site.pinned:
+                skips.append(Skip(site=site.id, why=site.pinned))
                 continue
             dead = finder.of(dimension_of(site, structure))
             if dead.units:
                 edits.append(_with_folds(removal_edit(self.name, site, dead.units, first), dead.folds))
-        return Proposal((first, *edits) if edits else ())
+            skips += [Skip(site=site.id, why=why) for why in _reasons(dead)]
+        return Proposal((first, *edits) if edits else (), tuple(skips))
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model less its dead units."""
         return apply_removals(model, edits)
 
 
-def _with_folds(edit: Edit, folds: Tensors) -> Edit:
+def _reasons(dead: Dead) -> list[str]:
+    """Why units stay."""
+    if not dead.units and not dead.left and not dead.all:
+        return ["none of its units is dead"]
+    counts = Counter(dead.left.values())
+    reasons = [f"{why}; {count} units stay" for why, count in sorted(counts.items())]
+    return reasons + ["every unit is dead, and one must stay"] * dead.all
+
+
+def _with_folds(edit: Edit, folds: Folds) -> Edit:
     if not folds:
         return edit
-    names = sorted(folds)
-    tensors = {f"bias.{at}": folds[name] for at, name in enumerate(names)}
-    return replace(edit, args={**edit.args, "folds": [[name] for name in names]}, tensors=tensors)
+    tensors = {f"bias.{at}": bias for at, bias in enumerate(folds.values())}
+    return replace(edit, args={**edit.args, "folds": [list(names) for names in folds]}, tensors=tensors)

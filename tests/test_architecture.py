@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("model", "graph", "weights", "rewrite"),
     ("dimensions", "cut"),
-    ("structure", "blocks", "dead", "biases"),
+    ("structure", "blocks", "biases", "unchanging", "dead"),
     ("sites", "plan", "spec", "solvers"),
     ("int8", "low_rank", "cost"),
     ("runtime",),
