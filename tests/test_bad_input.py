@@ -209,15 +209,15 @@ BAD_DATA: dict[str, tuple[Callable[[], object], str]] = {
     "another shape": (
         lambda: sample_file(x=GOOD[..., :63]),
         (
-            "data.npz: must be samples of x float32 [batch, sequence, 64], stacked on a new first axis or along axis 0, "
-            "got [4, 1, 5, 63]. Reshape it."
+            "data.npz: must be samples of x float32 [batch, sequence, 64], stacked on a new first axis or along axis "
+            "0, got [4, 1, 5, 63]. Reshape it."
         ),
     ),
     "another rank": (
         lambda: sample_file(x=GOOD[0, 0]),
         (
-            "data.npz: must be samples of x float32 [batch, sequence, 64], stacked on a new first axis or along axis 0, "
-            "got [5, 64]. Reshape it."
+            "data.npz: must be samples of x float32 [batch, sequence, 64], stacked on a new first axis or along axis "
+            "0, got [5, 64]. Reshape it."
         ),
     ),
     "NaN": (
