@@ -13,7 +13,7 @@ from onnxprune.biases import add_bias
 from onnxprune.cut import POSITIONS, remove_units
 from onnxprune.dimensions import Dimension
 from onnxprune.errors import Declined
-from onnxprune.graph import constants
+from onnxprune.graph import constants, elements, stored_bytes
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit
 from onnxprune.removal.refitting import write_refits
@@ -81,6 +81,7 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
     copy = model.copy()
     write_refits(copy, cuts)
     shapes = dict(unpack_shapes(args["shapes"]))
+    bare = _totals(copy.graph)
     for edit in cuts:
         for at, names in enumerate(edit.args.get("folds", ())):
             raw = add_bias(copy.graph, [str(name) for name in names], edit.tensors[f"bias.{at}"])
@@ -97,11 +98,15 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
         if any(not 0 <= unit < site.units for unit in units) or len(set(units)) >= site.units:
             raise Declined(f"{edit.site}: has {site.units} units, of which at least one must stay")
         removals[site.dimension] = units
+    biased = _totals(copy.graph)
     changes = tuple(_changes(copy.graph, structure, cuts, sites, removals))
     report = remove_units(copy.graph, structure.dimensions, removals, shapes)
-    copied = sum(change.params_before - change.params_after for change in changes) - report.params_removed
-    if copied:
-        changes += (Change(site=GRAPH, what="private copies of shared tables", params_after=copied),)
+    expected = (
+        biased[0] - sum(change.params_before - change.params_after for change in changes),
+        biased[1] - sum(change.bytes_before - change.bytes_after for change in changes),
+    )
+    changes += _added("biases for what units gave", bare, biased)
+    changes += _added("private copies of shared tables", expected, _totals(copy.graph))
     changes += tuple(
         Change(
             site=GRAPH, what=f"the interface changed: axis {c.axis} of {c.tensor!r} from {c.before} to {c.after}"
@@ -114,6 +119,18 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
         {edit.site: {"anchor": edit.args["anchor"], "units": edit.args["original_units"]} for edit in cuts},
     )
     return cut, changes
+
+
+def _totals(graph: gs.Graph) -> tuple[int, int]:
+    """Numbers and bytes of everything that is no position."""
+    held = [tensor for tensor in constants(graph) if np.dtype(tensor.dtype) not in POSITIONS]
+    return sum(map(elements, held)), sum(map(stored_bytes, held))
+
+
+def _added(what: str, before: tuple[int, int], after: tuple[int, int]) -> tuple[Change, ...]:
+    if before == after:
+        return ()
+    return (Change(site=GRAPH, what=what, params_after=after[0] - before[0], bytes_after=after[1] - before[1]),)
 
 
 def _remark(edit: Edit) -> str:

@@ -93,7 +93,7 @@ class Removal:
             for site in open_sites
         ]
         if self.scope == "global" and not self.units:
-            counts = self._global_counts(model, open_sites, counts, structure, context)
+            counts = self._global_counts(model, open_sites, structure, context)
         first = shapes_edit(self.name, structure)
         edits: list[Edit] = []
         current = model
@@ -172,10 +172,12 @@ class Removal:
         dimension = dimension_of(site, structure)
         return scores.magnitude(weight_parts(model.graph, dimension), dimension.units)
 
-    def _global_counts(
-        self, model: Model, sites: Sequence[Site], counts: Sequence[int], structure: Structure, context: Context
-    ) -> list[int]:
+    def _global_counts(self, model: Model, sites: Sequence[Site], structure: Structure, context: Context) -> list[int]:
         """How many go from each site, by scores of the uncut model; each site's own order is found in its turn."""
+        stay = sum(scores.kept_count(self.keep, s.original_units, s.original_units, self.multiple) for s in sites)
+        removals = max(0, sum(site.units for site in sites) - stay)
+        if not removals:
+            return [0] * len(sites)
         ranked = []
         for site in sites:
             around = None
@@ -187,7 +189,7 @@ class Removal:
                     around = None
             ranked.append(self._scores(model, site, structure, context, around))
         least = [min(self.multiple, site.units) for site in sites]
-        gone = scores.lowest_over_sites(ranked, sum(counts), least, level=self.score != "obs")
+        gone = scores.lowest_over_sites(ranked, removals, least, level=self.score != "obs")
         return [len(units) for units in gone]
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
