@@ -13,10 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import LinAlgError, cholesky, svd
 
+from onnxprune.errors import Declined
 from onnxprune.solvers.gram import Array, Matrix, centred
-
-# Rows whose scale vanishes beside the largest still count this much, lest rounding settle what becomes of them.
-_LEAST_SCALE = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,13 +126,13 @@ def sharing_pays(apart: Sequence[Factors], shared: Factors, ratio: float) -> boo
 
 
 def _row_weighted(weight: Array, scale: Matrix) -> Factors:
-    peak = float(scale.max(initial=0))
-    scale = np.maximum(scale, _LEAST_SCALE * peak) if peak > 0 else np.ones_like(scale)
     return _factors(weight, scale[:, None] * np.asarray(weight, dtype=np.float64))
 
 
 def _factors(weight: Array, weighed: Matrix) -> Factors:
     """Factors of `weight` by the right singular vectors of `weighed`."""
+    if not np.isfinite(weighed).all():
+        raise Declined("its weights or inputs are not finite")
     _, values, right = svd(weighed, full_matrices=False, check_finite=False)
     left = np.asarray(weight, dtype=np.float64) @ right.T
     # Rows of `right` have norm 1: both sides get the root of the product.

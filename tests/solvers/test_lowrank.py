@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnxprune.errors import Declined
 from onnxprune.solvers.lowrank import (
     Factors,
     asvd_factors,
@@ -151,7 +152,16 @@ def test_ranks_for_a_share_of_numbers_and_of_energy() -> None:
     # 64·64 / 128 = 32 holds as many numbers as before, which is no gain.
     assert break_even_rank(64, 64) == 31
     assert rank_for_ratio(1.0, 64, 64) == 32
+    # 0.29 · 100 is 28.999… in floating point.
+    assert rank_for_ratio(0.29, 200, 200) == 29
     # Squares 16, 4, 4, 1 of 25: 64 %, 80 %, 96 %, 100 %.
     factors = svd_factors(np.diag([4.0, 2.0, 2.0, 1.0]))
     assert [factors.rank_for_energy(share) for share in (0, 0.6, 0.64, 0.65, 0.97, 1)] == [0, 1, 1, 2, 4, 4]
     assert svd_factors(np.zeros((3, 2))).rank_for_energy(1) == 0
+
+
+def test_what_is_not_finite_is_declined() -> None:
+    with pytest.raises(Declined, match=r"^its weights or inputs are not finite$"):
+        svd_factors(np.array([[np.inf]]))
+    with pytest.raises(Declined, match=r"^its weights or inputs are not finite$"):
+        whitened_factors(np.eye(2), np.full((2, 2), np.nan))

@@ -133,6 +133,37 @@ def test_an_order_does_not_depend_on_the_scale_of_the_statistics() -> None:
     np.testing.assert_allclose(once.losses, scaled.losses, rtol=1e-12)
 
 
+@pytest.mark.parametrize("size", [1, 8])
+def test_copies_and_scales_eight_decades_apart_cost_no_figures(size: int) -> None:
+    """Half of the inputs are copies, at damping that barely tells them apart: each loss is that of solving it."""
+    rng = np.random.default_rng(size)
+    inputs = np.tile(rng.standard_normal((300, 80)), 2) * 10 ** rng.uniform(-4, 4, 160)
+    gram = second_moment(inputs)
+    weight = rng.standard_normal((160, 5)) / np.sqrt(np.diagonal(gram))[:, None]
+    groups = np.arange(160).reshape(-1, size)
+    order = removal_order(weight, gram, groups, damping=1e-9)
+    hessian, _ = damped(gram, 1e-9)
+    for level in (len(groups) // 2, len(groups) - 2):
+        kept = np.setdiff1d(np.arange(160), groups[list(order.units[:level])].ravel())
+        full = np.zeros_like(weight)
+        full[kept], _ = refit(weight, gram, kept, damping=1e-9)
+        assert order.losses[level - 1] == pytest.approx(output_error(weight, full, hessian), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_rounding_that_piles_up_is_cleared_away(size: int) -> None:
+    """Copies told apart by rounding alone: without rebuilding, the last losses are off by a fifth of a percent."""
+    rng = np.random.default_rng(0)
+    inputs = np.tile(rng.standard_normal((500, 40)), 3) * rng.uniform(0.01, 30, 120)
+    weight, gram = rng.standard_normal((120, 10)), second_moment(inputs)
+    groups = np.arange(120).reshape(-1, size)
+    order = removal_order(weight, gram, groups, damping=1e-13)
+    kept = np.setdiff1d(np.arange(120), groups[list(order.units[:-3])].ravel())
+    full = np.zeros_like(weight)
+    full[kept], _ = refit(weight, gram, kept, damping=1e-13)
+    assert order.losses[-4] == pytest.approx(output_error(weight, full, gram), rel=1e-4)
+
+
 def test_inputs_that_are_never_on_go_first_and_cost_nothing() -> None:
     rng = np.random.default_rng(0)
     inputs = correlated(rng, 100, 10)
@@ -180,13 +211,18 @@ def test_least_squares_removes_a_copy_before_a_weaker_unit() -> None:
 
 
 @pytest.mark.nightly
-def test_four_thousand_neurons_are_ordered_in_seconds() -> None:
-    """About 4·k³ multiplications for k = 4096: 8 s of one core measured, with room to spare."""
+def test_four_thousand_neurons_are_ordered_in_a_few_matrix_products() -> None:
+    """Measured at k = 4096, n = 1024: 7.7 s of one core, where one product [k, k] @ [k, k] takes 1.9 s."""
     rng = np.random.default_rng(0)
     width = 4096
     gram = second_moment(correlated(rng, 2 * width, width))
     weight = rng.standard_normal((width, 1024))
-    start = time.perf_counter()
+    other = rng.standard_normal((width, width))
+    start = time.process_time()
     order = removal_order(weight, gram, np.arange(width)[:, None])
-    assert time.perf_counter() - start < 90
+    ordered = time.process_time()
+    for _ in range(3):
+        gram @ other
+    product = (time.process_time() - ordered) / 3
+    assert ordered - start < 10 * product
     assert order.losses[-1] == pytest.approx(1, rel=1e-6)

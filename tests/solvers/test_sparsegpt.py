@@ -74,6 +74,11 @@ def test_zeros_are_exact_and_as_many_as_asked(seed: int, k: int, n: int, sparsit
     assert found.integers is None
 
 
+def test_a_share_is_not_lost_to_rounding() -> None:
+    """0.29 · 100 is 28.999… in floating point."""
+    assert (solve(*problem(0, 100, 1), sparsity=0.29).values == 0).sum() == 29
+
+
 @pytest.mark.parametrize("blocks", [Blocks(2, 4), Blocks(4, 8)])
 @pytest.mark.parametrize("k", [64, 61, 3])
 def test_every_block_has_its_zeros(blocks: Blocks, k: int) -> None:
