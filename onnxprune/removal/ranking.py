@@ -9,6 +9,7 @@ import numpy as np
 
 from onnxprune.inputs import Inputs
 from onnxprune.removal.layers import Layer
+from onnxprune.solvers.importance import unit_minitron, unit_output_norm, unit_wanda
 from onnxprune.solvers.obs import Consumer, joint_removal_order
 
 Array = np.ndarray[Any, Any]
@@ -19,70 +20,44 @@ BLIND = frozenset({"magnitude", "random"})
 
 
 def obs(layers: Sequence[Layer], inputs: Sequence[Inputs]) -> Array:
-    """[units]: the error added when each unit goes in the best order, all others refitted; never falls in that order.
-
-    Source: Kurtic, Frantar, Alistarh 2023, ZipLM, section 3.1.
-    """
-    rows = sum(one.rows for one in inputs)
-    consumers = [
-        Consumer(weight=layer.matrix, gram=one.gram / rows, groups=layer.groups, mean=one.mean if alone else None)
-        for layer, one in zip(layers, inputs, strict=True)
-        for alone in (len(layers) == 1,)
-    ]
-    order = joint_removal_order(consumers)
-    added = np.maximum.accumulate(np.diff(np.concatenate([[0.0], order.losses])))
-    score = np.empty(len(order.units))
-    # Equal additions keep the order of removal.
-    score[list(order.units)] = added + np.arange(len(added)) * np.finfo(np.float64).tiny
-    return _ordered(score, order.units)
+    """[units]: the error added when each unit goes in the best order, all others refitted; rises along that order."""
+    order = joint_removal_order(
+        [
+            Consumer(weight=layer.matrix, gram=one.gram / one.rows, groups=layer.groups, mean=one.mean)
+            for layer, one in zip(layers, inputs, strict=True)
+        ]
+    )
+    rising = np.maximum.accumulate(np.diff(np.concatenate([[0.0], order.losses])))
+    # Equal additions are nudged apart, so that sorting the scores gives the order back.
+    for at in range(1, len(rising)):
+        rising[at] = max(rising[at], np.nextafter(rising[at - 1], np.inf))
+    score = np.empty(len(rising))
+    score[list(order.units)] = rising
+    return score
 
 
-def _ordered(score: Array, units: Sequence[int]) -> Array:
-    """Scores nudged apart, so that sorting them gives `units` back."""
-    ranked = score[list(units)]
-    for at in range(1, len(ranked)):
-        ranked[at] = max(ranked[at], np.nextafter(ranked[at - 1], np.inf))
-    fixed = np.empty_like(score)
-    fixed[list(units)] = ranked
-    return fixed
+def _wanda(layer: Layer, one: Inputs) -> Array:
+    return unit_wanda(layer.matrix, np.sqrt(np.maximum(np.diagonal(one.gram), 0)), layer.groups)
 
 
-def wanda(layers: Sequence[Layer], inputs: Sequence[Inputs]) -> Array:
-    """[units]: Σ |W_ij|·‖X_i‖ over the rows of each unit and all outputs.
-
-    Source: Sun et al. 2023, A Simple and Effective Pruning Approach for Large Language Models, section 3 (summed here).
-    """
-    total = np.zeros(len(layers[0].groups))
-    for layer, one in zip(layers, inputs, strict=True):
-        rows = np.abs(layer.matrix).sum(axis=1) * np.sqrt(np.maximum(np.diagonal(one.gram), 0))
-        total += rows[layer.groups].sum(axis=1)
-    return total
+def _minitron(layer: Layer, one: Inputs) -> Array:
+    return unit_minitron(one.sequence_norm, layer.groups)
 
 
-def minitron(layers: Sequence[Layer], inputs: Sequence[Inputs]) -> Array:
-    """[units]: L2 over samples and a unit's elements of the mean magnitude over the sequence.
-
-    Source: Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge Distillation, section 2.2.
-    """
-    total = np.zeros(len(layers[0].groups))
-    for layer, one in zip(layers, inputs, strict=True):
-        total += np.square(one.sequence_norm)[layer.groups].sum(axis=1)
-    return np.sqrt(total)
+def _output_norm(layer: Layer, one: Inputs) -> Array:
+    return unit_output_norm(layer.matrix, one.gram, layer.groups)
 
 
-def output_norm(layers: Sequence[Layer], inputs: Sequence[Inputs]) -> Array:
-    """[units]: ‖X_u·W_u‖, what each unit alone contributes to the outputs."""
-    total = np.zeros(len(layers[0].groups))
-    for layer, one in zip(layers, inputs, strict=True):
-        for unit, rows in enumerate(layer.groups):
-            weight = layer.matrix[rows]
-            total[unit] += max(0.0, float(np.vdot(weight, one.gram[np.ix_(rows, rows)] @ weight)))
-    return np.sqrt(total)
+def _summed(score: Callable[[Layer, Inputs], Array]) -> Callable[[Sequence[Layer], Sequence[Inputs]], Array]:
+    """A score of one layer's inputs, added up over all layers that consume the units."""
+    return lambda layers, inputs: np.sum(
+        [score(layer, one) for layer, one in zip(layers, inputs, strict=True)], axis=0
+    )  # fmt: skip
 
 
 BY_INPUTS: Mapping[str, Callable[[Sequence[Layer], Sequence[Inputs]], Array]] = {
-    "minitron": minitron,
+    "minitron": _summed(_minitron),
     "obs": obs,
-    "output-norm": output_norm,
-    "wanda": wanda,
+    "output-norm": _summed(_output_norm),
+    "wanda": _summed(_wanda),
 }
