@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from onnxprune.int8 import Int8Writer
 from onnxprune.model import Model, load, save
@@ -98,8 +99,6 @@ def test_a_bias_is_stored_in_products_of_both_steps(tmp_path: Path) -> None:
 def test_a_bias_too_large_for_its_steps_stays_inside_32_bits(tmp_path: Path) -> None:
     proto = graphs.convolution()
     for at, tensor in enumerate(proto.graph.initializer):
-        from onnx import numpy_helper
-
         if tensor.name == "b":
             proto.graph.initializer[at].CopyFrom(numpy_helper.from_array(np.full(32, 3e7, np.float32), "b"))
         if tensor.name == "w":
