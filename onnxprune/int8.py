@@ -59,11 +59,11 @@ class Int8Writer:
             cast, result = make.cast(result, onnx_type(dtype), f"{name}.cast")
             new.append(cast)
         if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name:
-            bias = self._scaled_bias(node, new)
+            bias = self._scaled_bias(node, new, dtype)
             new.append(make.node("Add", [result, bias], [make.variable(f"{name}.biased")]))
         make.replace(node, new)
 
-    def _scaled_bias(self, node: gs.Node, new: list[gs.Node]) -> gs.Tensor:
+    def _scaled_bias(self, node: gs.Node, new: list[gs.Node], dtype: np.dtype[Any]) -> gs.Tensor:
         bias, beta = node.inputs[2], float(node.attrs.get("beta", 1.0))
         if beta == 1.0:
             return bias
@@ -71,7 +71,7 @@ class Int8Writer:
             values = bias.values
             return self.rewriter.constant(f"{bias.name}.scaled", (values * beta).astype(values.dtype))
         out = self.rewriter.variable(f"{bias.name}.scaled")
-        factor = self.rewriter.constant(f"{out.name}.beta", np.array(beta, np.float32))
+        factor = self.rewriter.constant(f"{out.name}.beta", np.array(beta, dtype))
         new.append(self.rewriter.node("Mul", [bias, factor], [out]))
         return out
 

@@ -103,6 +103,18 @@ def test_a_gemm_keeps_what_its_attributes_mean(tmp_path: Path, attributes: dict[
     assert 0 < worst_error(before, after) < 0.02
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("beta", [1.0, 3.0])
+def test_a_gemm_whose_bias_is_computed(tmp_path: Path, beta: float, dtype: Any) -> None:
+    proto = graphs.gemm(dtype, beta=beta)
+    proto.graph.node.insert(0, node("Tanh", ["b"], ["computed"]))
+    proto.graph.node[1].input[2] = "computed"
+    before, after, skips = quantized(proto, tmp_path)
+    assert not skips
+    assert ops(after)["MatMulInteger"] == 1
+    assert 0 < worst_error(before, after) < 0.02
+
+
 def test_a_gemm_that_transposes_its_activations_is_left_alone(tmp_path: Path) -> None:
     proto = graphs.model(
         [node("Gemm", ["x", "w"], ["y"], transA=1)],
