@@ -290,8 +290,10 @@ def full(folder: Path, kib: int) -> Iterator[Path]:
     if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
         yield folder
         return
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("room", [4, 16, 24])
