@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.dimensions import Dimensions
+from onnxprune.cut import POSITIONS
 from onnxprune.graph import elements
 
 Shapes = Mapping[str, tuple[tuple[int, ...], ...]]
 
 _ADDS = {
     ("", "Add"),
+    ("", "Sum"),
     ("com.microsoft", "SkipLayerNormalization"),
     ("com.microsoft", "SkipSimplifiedLayerNormalization"),
 }
 _CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv"}
+_ATTENTIONS = {"Attention", "GroupQueryAttention", "MultiHeadAttention", "Softmax"}
+# What may stand between a sum of scores and the Softmax over them.
+_POINTWISE = {"Add", "Cast", "Clip", "Div", "Identity", "Max", "Min", "Mul", "Sub", "Where"}
+# What a cache may pass through on its way out.
+_MOVES = {"Cast", "Concat", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 _PRODUCTS = {"MatMul", "Gemm", "FusedMatMul", "MatMulInteger", "MatMulNBits", "Attention"} | _CONVOLUTIONS
 
 
@@ -26,7 +33,7 @@ class Block:
     """What lies between a residual stream's value and the Add that joins the two again.
 
     Attributes:
-        output: name of the Add's output.
+        output: name of the sum.
         stream: name of the operand that bypasses the block.
         branch: name of the operand that the block computes.
         inner: names of the outputs of the block's nodes that nothing else reads, the Add left out.
@@ -44,32 +51,34 @@ class Block:
     pinned: str = ""
 
 
-def find_blocks(graph: gs.Graph, shapes: Shapes, dimensions: Dimensions) -> tuple[Block, ...]:
+def find_blocks(graph: gs.Graph, shapes: Shapes) -> tuple[Block, ...]:
     """Residual blocks that hold weights, in data order."""
-    normalisers = {name for dimension in dimensions.all for name in dimension.normalisers}
     order = {id(node): at for at, node in enumerate(graph.nodes)}
-    return tuple(_blocks(graph, shapes, order, normalisers))
+    return tuple(_blocks(graph, shapes, order))
 
 
-def _blocks(graph: gs.Graph, shapes: Shapes, order: dict[int, int], normalisers: set[str]) -> Iterator[Block]:
+def _blocks(graph: gs.Graph, shapes: Shapes, order: dict[int, int]) -> Iterator[Block]:
     given_out = {tensor.name for tensor in graph.outputs}
     for node in graph.nodes:
-        if (node.domain or "", node.op) not in _ADDS:
+        if (node.domain or "", node.op) not in _ADDS or (node.op == "Sum" and len(node.inputs) != 2):
             continue
         first, second = node.inputs[:2]
         if isinstance(first, gs.Constant) or isinstance(second, gs.Constant):
             continue
         # The operand that is made earlier can only be the one that bypasses.
         stream, branch = sorted((first, second), key=lambda tensor: _made_at(tensor, order))
-        if _differ(shapes, stream.name, node.outputs[0].name):
-            # A mask that meets the scores of a later layer: what is added there is no stream.
+        if _differ(shapes, stream.name, node.outputs[0].name) or _is_scores(node):
+            # Masks and position biases are added to scores, and depend on each other from layer to layer.
             continue
         region = _between(stream, branch, order)
         if region is None or not any(inner.op in _PRODUCTS for inner in region):
             continue
         own = _exclusive(region, node, given_out)
         weights = {
-            tensor.name: elements(tensor) for inner in own for tensor in inner.inputs if isinstance(tensor, gs.Constant)
+            tensor.name: elements(tensor)
+            for inner in own
+            for tensor in inner.inputs
+            if isinstance(tensor, gs.Constant) and np.dtype(tensor.dtype) not in POSITIONS
         }
         yield Block(
             output=node.outputs[0].name,
@@ -77,13 +86,39 @@ def _blocks(graph: gs.Graph, shapes: Shapes, order: dict[int, int], normalisers:
             branch=branch.name,
             inner=tuple(inner.outputs[0].name for inner in own),
             params=sum(weights.values()),
-            role=_role(region, normalisers),
+            role=_role(region),
             pinned=_pinned(node, stream, region, shapes, given_out),
         )
 
 
 def _differ(shapes: Shapes, first: str, second: str) -> bool:
     return first in shapes and second in shapes and shapes[first] != shapes[second]
+
+
+def _is_scores(add: gs.Node) -> bool:
+    """Whether a Softmax over the sum weighs values."""
+    queue, seen = [add], {id(add)}
+    while queue:
+        for reader in queue.pop().outputs[0].outputs:
+            if id(reader) in seen:
+                continue
+            seen.add(id(reader))
+            if reader.op == "Softmax" and _weighs(reader):
+                return True
+            if reader.op in _POINTWISE:
+                queue.append(reader)
+    return False
+
+
+def _weighs(softmax: gs.Node) -> bool:
+    queue = [softmax]
+    while queue:
+        for reader in queue.pop().outputs[0].outputs:
+            if reader.op in {"MatMul", "FusedMatMul", "Einsum"}:
+                return not any(isinstance(tensor, gs.Constant) for tensor in reader.inputs)
+            if reader.op in _POINTWISE | {"Dropout"}:
+                queue.append(reader)
+    return False
 
 
 def _made_at(tensor: gs.Tensor, order: dict[int, int]) -> int:
@@ -93,16 +128,23 @@ def _made_at(tensor: gs.Tensor, order: dict[int, int]) -> int:
 def _between(stream: gs.Tensor, branch: gs.Tensor, order: dict[int, int]) -> list[gs.Node] | None:
     """Nodes that compute `branch`, back to `stream`, in data order; None where `branch` does not come from it."""
     start = _made_at(stream, order)
+    source = stream.inputs[0] if stream.inputs else None
+    if source is None and len(stream.outputs) < 2:
+        return None
+    if source is not None and sum(len(tensor.outputs) for tensor in source.outputs) < 2:
+        # Nothing but the sum reads it.
+        return None
     found: dict[int, gs.Node] = {}
     queue, reached = [branch], False
     while queue:
         tensor = queue.pop()
-        if tensor is stream:
+        made_by = tensor.inputs[0] if tensor.inputs else None
+        # A fused sum gives out its normalised value beside the stream's own.
+        if tensor is stream or (made_by is not None and made_by is source):
             reached = True
             continue
-        made_by = tensor.inputs[0] if tensor.inputs else None
         # What was made before the stream's value (masks, positions) is fetched from outside.
-        if made_by is None or id(made_by) in found or order[id(made_by)] <= start:
+        if made_by is None or id(made_by) in found or order.get(id(made_by), -1) <= start:
             continue
         found[id(made_by)] = made_by
         queue += made_by.inputs
@@ -123,20 +165,31 @@ def _exclusive(region: list[gs.Node], add: gs.Node, given_out: set[str]) -> list
     return kept[::-1]
 
 
-def _role(region: list[gs.Node], normalisers: set[str]) -> str:
-    if any(node.op in {"Softmax", "Attention", "MultiHeadAttention", "GroupQueryAttention"} for node in region):
-        return "attention"
-    if any(tensor.name in normalisers for node in region for tensor in node.outputs):
+def _role(region: list[gs.Node]) -> str:
+    if any(node.op in _ATTENTIONS for node in region):
         return "attention"
     return "convolution" if any(node.op in _CONVOLUTIONS for node in region) else "feed-forward"
 
 
 def _pinned(node: gs.Node, stream: gs.Tensor, region: list[gs.Node], shapes: Shapes, given_out: set[str]) -> str:
-    if node.op != "Add":
+    if node.op not in {"Add", "Sum"}:
         return f"the residual is added inside {node.op}"
     if stream.name not in shapes or node.outputs[0].name not in shapes:
         return "its shapes were not observed"
-    public = [tensor.name for inner in region for tensor in inner.outputs if tensor.name in given_out]
-    if public:
-        return f"graph output {public[0]!r} is computed inside it"
-    return ""
+    public = next(_given_out(region, node, given_out), None)
+    return "" if public is None else f"graph output {public!r} is computed inside it"
+
+
+def _given_out(region: list[gs.Node], add: gs.Node, given_out: set[str]) -> Iterator[str]:
+    """Outputs of the graph that the region computes, or that are only a move away from it."""
+    inside = {id(add), *map(id, region)}
+    queue = list(region)
+    seen = set(inside)
+    while queue:
+        for tensor in queue.pop().outputs:
+            if tensor.name in given_out:
+                yield tensor.name
+            for reader in tensor.outputs:
+                if id(reader) not in seen and reader.op in _MOVES:
+                    seen.add(id(reader))
+                    queue.append(reader)

@@ -159,7 +159,7 @@ def _anchor(dimension: Dimension) -> str:
 def _block_sites(model: Model, structure: Structure) -> Iterator[Site]:
     known = {entry["anchor"]: name for name, entry in registered(model).items()}
     taken, number = set(known.values()), 0
-    for block in find_blocks(model.graph, structure.shapes, structure.dimensions):
+    for block in find_blocks(model.graph, structure.shapes):
         name = known.get(block.output, "")
         while not name:
             candidate = f"block.{number}"

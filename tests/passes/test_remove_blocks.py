@@ -1,0 +1,162 @@
+"""The options of remove-blocks: shares of the original blocks, roles, chosen blocks, messages."""
+
+from __future__ import annotations
+
+import pytest
+
+from onnxprune.errors import OptionError
+from onnxprune.model import Model, load, save, to_bytes
+from onnxprune.passes import RemoveBlocks
+from onnxprune.protocol import Context, Proposal
+from onnxprune.runtime import Feeds, observe_shapes
+from onnxprune.sites import find_sites
+from onnxprune.structure import read_structure
+from tests.building import Net
+from tests.test_blocks import WIDTH, attention, feed_forward, net_of, norm, pre_norm, probes_of
+
+
+def layers(count: int) -> Net:
+    """Attention and feed-forward in turn: blocks 0, 2, 4 … and 1, 3, 5 …."""
+
+    def body(net: Net, x: str) -> str:
+        for _ in range(count):
+            x = net.op("Add", x, attention(net, norm(net, x)))
+            x = net.op("Add", x, feed_forward(net, norm(net, x)))
+        return x
+
+    return net_of(body)
+
+
+def propose(one: RemoveBlocks, model: Model, probes: list[Feeds], seed: int = 0) -> Proposal:
+    structure = read_structure(model, observe_shapes(model, probes))
+    return one.propose(model, find_sites(model, structure), Context(structure=structure, seed=seed))
+
+
+def run(one: RemoveBlocks, model: Model, probes: list[Feeds]) -> tuple[Model, list[str]]:
+    edits = propose(one, model, probes).edits
+    return one.apply(model, edits)[0], [edit.site for edit in edits]
+
+
+def test_a_share_is_one_of_the_original_blocks(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """6 blocks: half of them, 3, go at once; then nothing; then another share of the same 6, whatever is left."""
+    net = layers(3)
+    probes = probes_of(net)
+    half, gone = run(RemoveBlocks(keep=0.5), net.model(), probes)
+    assert len(gone) == 3
+    path = tmp_path_factory.mktemp("cut") / "half.onnx"
+    save(half, path)
+    again = load(path)
+    assert run(RemoveBlocks(keep=0.5), again, probes)[1] == []
+    # 0.34 · 6 = 2.04, so that one more goes of the three.
+    _, more = run(RemoveBlocks(keep=0.34), again, probes)
+    assert len(more) == 1
+    assert not set(more) & set(gone)
+
+
+def test_a_share_of_a_role_is_one_of_the_original_blocks_of_that_role() -> None:
+    """Of 3 attentions 2 stay; at a third of them 1 does: removed feed-forwards do not count."""
+    net = layers(3)
+    probes = probes_of(net)
+    one, gone = run(RemoveBlocks(keep=2, roles=("attention",)), net.model(), probes)
+    assert [site in {"block.0", "block.2", "block.4"} for site in gone] == [True]
+    two, gone = run(RemoveBlocks(keep=0.34, roles=("feed-forward",)), one, probes)
+    assert len(gone) == 2
+    _, gone = run(RemoveBlocks(keep=0.34, roles=("attention",)), two, probes)
+    assert len(gone) == 1
+    assert not run(RemoveBlocks(keep=0.67, roles=("attention",)), two, probes)[1]
+
+
+def test_ids_survive_the_removal_of_other_blocks() -> None:
+    net = layers(2)
+    probes = probes_of(net)
+    model = net.model()
+    smaller, _ = run(RemoveBlocks(sites=("block.1",)), model, probes)
+    before, after = (
+        {site.id: site.anchor for site in find_sites(each, read_structure(each, observe_shapes(each, probes)))
+         if site.kind == "block"} for each in (model, smaller)
+    )  # fmt: skip
+    assert after == {name: anchor for name, anchor in before.items() if name != "block.1"}
+
+
+def test_every_block_is_removed_or_listed() -> None:
+    net = layers(2)
+    proposal = propose(RemoveBlocks(keep=1, roles=("attention",)), net.model(), probes_of(net))
+    gone = [edit.site for edit in proposal.edits]
+    skips = {skip.site: skip.why for skip in proposal.skips}
+    assert len(gone) == 1
+    assert sorted([*gone, *skips]) == ["block.0", "block.1", "block.2", "block.3"]
+    assert skips["block.1"] == "its role is feed-forward, which option roles leaves out"
+    assert [why for site, why in skips.items() if site in {"block.0", "block.2"}] == ["stays"]
+
+
+def test_a_model_without_blocks_says_so() -> None:
+    net = Net()
+    net.output(net.linear(net.input("x", ["b", WIDTH]), WIDTH, WIDTH))
+    proposal = propose(RemoveBlocks(keep=0), net.model(), probes_of(net))
+    assert [(skip.site, skip.why) for skip in proposal.skips] == [("graph", "no residual blocks were found")]
+
+
+def test_random_choices_follow_the_seed() -> None:
+    net = layers(4)
+    model, probes = net.model(), probes_of(net)
+    one = RemoveBlocks(keep=0.5, score="random")
+    chosen = [[edit.site for edit in propose(one, model, probes, seed).edits] for seed in (0, 0, 1, 2)]
+    assert chosen[0] == chosen[1]
+    assert len({tuple(sites) for sites in chosen}) > 1
+
+
+def test_the_weakest_blocks_go_first() -> None:
+    net = layers(2)
+    for tensor in net.initializers:
+        if list(tensor.dims) == [32, WIDTH] and tensor is next(t for t in net.initializers if t.dims == tensor.dims):
+            tensor.raw_data = bytes(len(tensor.raw_data))
+    assert [edit.site for edit in propose(RemoveBlocks(keep=3), net.model(), probes_of(net)).edits] == ["block.1"]
+
+
+def test_edits_applied_again_give_the_same_bytes() -> None:
+    net = net_of(pre_norm)
+    model, probes = net.model(), probes_of(net)
+    one = RemoveBlocks(keep=0.5)
+    edits = propose(one, model, probes).edits
+    assert to_bytes(one.apply(model, edits)[0]) == to_bytes(RemoveBlocks().apply(model, edits)[0])
+
+
+def test_a_reverted_edit_leaves_the_others_good() -> None:
+    """Whatever subset of a proposal stands, its edits name what they need."""
+    net = net_of(pre_norm)
+    model, probes = net.model(), probes_of(net)
+    edits = propose(RemoveBlocks(keep=0), model, probes).edits
+    assert len(edits) == 4
+    for left_out in edits:
+        smaller, _ = RemoveBlocks().apply(model, [edit for edit in edits if edit is not left_out])
+        structure = read_structure(smaller, observe_shapes(smaller, probes))
+        assert [s.id for s in find_sites(smaller, structure) if s.kind == "block"] == [left_out.site]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": -1}, "remove-blocks: keep must be a share in [0, 1] or a count from 0, got -1."),
+        ({"keep": 1.5}, "remove-blocks: keep must be a share in [0, 1] or a count from 0, got 1.5."),
+        ({"keep": float("nan")}, "remove-blocks: keep must be a share in [0, 1] or a count from 0, got nan."),
+        (
+            {"roles": ("mlp",)},
+            "remove-blocks: no role named 'mlp'. Known: attention, convolution, feed-forward.",
+        ),
+        (
+            {"score": "obs"},
+            "remove-blocks: score must be magnitude or random, got 'obs'.",
+        ),
+    ],
+)
+def test_bad_options_are_told(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError) as told:
+        RemoveBlocks(**options)  # type: ignore[arg-type]  # what a user may type
+    assert str(told.value) == message
+
+
+def test_an_unknown_site_is_told_with_the_known_ones() -> None:
+    net = layers(1)
+    with pytest.raises(OptionError) as told:
+        propose(RemoveBlocks(sites=("block.9",)), net.model(), probes_of(net))
+    assert str(told.value) == "remove-blocks: no site 'block.9'. Known: block.0, block.1."
