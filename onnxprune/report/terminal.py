@@ -140,7 +140,13 @@ def print_comparison(result: Comparison, console: Console) -> None:
     for name, figures in found.outputs.items():
         console.print(f"  {name}: {_output_line(figures)}", soft_wrap=True)
     if result.divergence is not None:
-        console.print(f"first divergence: {result.divergence}", soft_wrap=True, markup=False)
+        parted = result.divergence
+        console.print(
+            f"first divergence: {parted.tensor!r} of {parted.op} {parted.node!r}: relative L2 {parted.relative_l2:.3g}, "
+            f"largest error {parted.max_abs:.3g}; what feeds it is within {parted.tolerance:.3g}",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def print_timings(result: Timings, console: Console) -> None:
