@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
+from onnxprune.passes.factor_linear import FactorLinear
 from onnxprune.passes.remove_blocks import RemoveBlocks
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.remove_dead import RemoveDead
@@ -28,6 +29,7 @@ OWN: tuple[type[Any], ...] = (
     RemoveHeads,
     RemoveNeurons,
     RemoveChannels,
+    FactorLinear,
     SparseInt8,
 )
 
@@ -50,6 +52,7 @@ def known() -> Mapping[str, type[Pass]]:
 
 __all__ = [
     "OWN",
+    "FactorLinear",
     "RemoveBlocks",
     "RemoveChannels",
     "RemoveDead",

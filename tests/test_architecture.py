@@ -35,7 +35,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "inputs",
     ),
     ("protocol",),
-    ("removal",),
+    ("removal", "factoring"),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
     ("judge", "latency", "comparison", "steps", "inspection", "result"),
