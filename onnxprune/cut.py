@@ -26,12 +26,17 @@ POSITIONS = frozenset({np.dtype(np.int64), np.dtype(np.int32), np.dtype(np.bool_
 
 @dataclass(frozen=True)
 class InterfaceChange:
-    """A graph input or output that has another size than before."""
+    """A graph input or output that has another size than before; `kept` are the entries of the axis that stay."""
 
     tensor: str
     axis: int
     before: int
-    after: int
+    kept: tuple[int, ...]
+
+    @property
+    def after(self) -> int:
+        """The new size."""
+        return len(self.kept)
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,8 @@ def _plan_interface(graph: gs.Graph, keeping: Keeping) -> tuple[InterfaceChange,
         for axis, factor in enumerate(keeping.layout.made.get(tensor.name, ())):
             mask = keeping.mask(factor)
             if mask is not None:
-                changes.append(InterfaceChange(tensor.name, axis, len(mask), int(mask.sum())))
+                kept = tuple(int(entry) for entry in np.flatnonzero(mask))
+                changes.append(InterfaceChange(tensor.name, axis, len(mask), kept))
             elif keeping.touches(factor):
                 raise Declined(f"units lie on a varying axis of {tensor.name!r}, which the graph gives out")
     return tuple(changes)

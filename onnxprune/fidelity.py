@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxprune.errors import DataError, ModelError
 from onnxprune.figures import Array, Kind, OutputFigures, finite
+from onnxprune.interface import Interface
 from onnxprune.roles import padding_masks, state_outputs, valid_positions
 from onnxprune.runtime import Feeds, Port, Session
 from onnxprune.streams import EqualStream, FloatStream, Stream
@@ -137,11 +138,12 @@ def compare(
     if isinstance(given, Session):
         inputs, outputs = inputs or given.inputs, outputs or given.outputs
     run_reference, run_candidate = _runner(reference), _runner(candidate)
+    cut = candidate.interface if isinstance(candidate, Session) else Interface()
     known: dict[str, _Output] = {}
     masks: tuple[Port, ...] = ()
     count, why = 0, None
     for feeds in samples:
-        expected = run_reference(feeds)
+        expected = cut.fitted(run_reference(feeds))
         if not count:
             inputs = inputs or _ports(feeds)
             outputs = outputs or _ports(expected)

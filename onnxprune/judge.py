@@ -156,7 +156,8 @@ def _check(path: Path, evidence: Evidence) -> None:
 
 
 def _probe(session: Session, evidence: Evidence, *, lossless: bool) -> None:
-    for feeds, expected in zip(evidence.probes, evidence.probe_outputs, strict=True):
+    for feeds, outputs in zip(evidence.probes, evidence.probe_outputs, strict=True):
+        expected = session.interface.fitted(outputs)
         for name, value in session.run(feeds).items():
             wanted = expected[name]
             if not isinstance(wanted, np.ndarray) or not isinstance(value, np.ndarray):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph import fresh_name, walk
+from onnxprune.interface import interface_of
 from onnxprune.model import Model
 from onnxprune.runtime import Array, Feeds, Session, open_session, with_outputs
 
@@ -27,6 +28,7 @@ def observer(model: Model, names: Collection[str], *, threads: int = 1) -> Calla
     inputs = {tensor.name for tensor in model.graph.inputs}
     computed = frozenset(names) - inputs
     session: Session | None = None
+    interface = interface_of(model.metadata)
     if computed:
         copy = with_outputs(model, sorted(computed))
         copy.graph.outputs = [tensor for tensor in copy.graph.outputs if tensor.name in computed]
@@ -34,7 +36,8 @@ def observer(model: Model, names: Collection[str], *, threads: int = 1) -> Calla
         session = open_session(copy, threads=threads)
 
     def observe(feeds: Feeds) -> dict[str, Array]:
-        values = {name: feeds[name] for name in names if name in inputs}
+        given = interface.fitted(feeds)
+        values = {name: given[name] for name in names if name in inputs}
         return values | session.run(feeds) if session else values
 
     return observe

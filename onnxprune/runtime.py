@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from onnxprune.errors import ModelError
 from onnxprune.graph import constants
+from onnxprune.interface import interface_of
 from onnxprune.model import Model, save
 
 Array = np.ndarray[Any, Any]
@@ -63,11 +64,16 @@ class Port:
 
 
 class Session:
-    """A loaded model that runs on one thread unless told otherwise."""
+    """A loaded model that runs on one thread unless told otherwise.
+
+    Attributes:
+        interface: what was cut out of its inputs and outputs; feeds from before are cut alike.
+    """
 
     def __init__(self, session: ort.InferenceSession, name: str) -> None:
         self._session = session
         self.name = name
+        self.interface = interface_of(session.get_modelmeta().custom_metadata_map)
         self.inputs = tuple(_port(value) for value in session.get_inputs())
         self.outputs = tuple(_port(value) for value in session.get_outputs())
 
@@ -79,7 +85,7 @@ class Session:
         """
         names = [port.name for port in self.outputs]
         try:
-            values = self._session.run(names, dict(feeds))
+            values = self._session.run(names, self.interface.fitted(feeds))
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"{self.name}: onnxruntime failed while running it: {first_line(error)}") from error
         return dict(zip(names, values, strict=True))
@@ -154,7 +160,7 @@ def observe_shapes(model: Model, probes: Sequence[Feeds]) -> dict[str, tuple[tup
     session = open_session(with_outputs(model), level="none")
     runs: list[dict[str, tuple[int, ...]]] = []
     for feeds in probes:
-        values = session.run(feeds) | dict(feeds)
+        values = session.run(feeds) | session.interface.fitted(feeds)
         runs.append({name: value.shape for name, value in values.items() if isinstance(value, np.ndarray)})
     shapes = {name: tuple(run[name] for run in runs) for name in runs[0] if all(name in run for run in runs)}
     for tensor in constants(model.graph):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("files",),
-    ("model", "graph", "weights", "rewrite"),
+    ("model", "graph", "weights", "rewrite", "interface"),
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead"),
     ("sites", "plan", "spec", "solvers"),

@@ -14,6 +14,7 @@ from onnxprune.cut import POSITIONS, remove_units
 from onnxprune.dimensions import Dimension
 from onnxprune.errors import Declined
 from onnxprune.graph import constants, elements, stored_bytes
+from onnxprune.interface import INTERFACE, AxisCut, Interface, interface_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit
 from onnxprune.removal.refitting import write_refits
@@ -118,6 +119,10 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
         copy,
         {edit.site: {"anchor": edit.args["anchor"], "units": edit.args["original_units"]} for edit in cuts},
     )
+    if report.interface:
+        cuts_of_axes = tuple(AxisCut(c.tensor, c.axis, c.before, c.kept) for c in report.interface)
+        whole = Interface(interface_of(model.metadata).cuts + cuts_of_axes)
+        cut = cut.with_metadata(**{INTERFACE: whole.text()})
     return cut, changes
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError
+from onnxprune.interface import interface_of
 from onnxprune.runtime import Feeds, first_line
 from onnxprune.targets.timing import Timed, latency, paired_ratio
 
@@ -158,7 +159,7 @@ def _open(path: Path, threads: int) -> ort.InferenceSession:
 
 
 def _runner(session: ort.InferenceSession, path: Path, feeds: Feeds) -> Callable[[], object]:
-    inputs = dict(feeds)
+    inputs = interface_of(session.get_modelmeta().custom_metadata_map).fitted(feeds)
 
     def run() -> object:
         try:
