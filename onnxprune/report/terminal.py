@@ -142,7 +142,7 @@ def print_comparison(result: Comparison, console: Console) -> None:
     if result.divergence is not None:
         parted = result.divergence
         console.print(
-            f"first divergence: {parted.tensor!r} of {parted.op} {parted.node!r}: relative L2 {parted.relative_l2:.3g}, "
+            f"first divergence: {parted.tensor!r} ({parted.op} {parted.node!r}): relative L2 {parted.relative_l2:.3g}, "
             f"largest error {parted.max_abs:.3g}; what feeds it is within {parted.tolerance:.3g}",
             soft_wrap=True,
             markup=False,
