@@ -63,6 +63,7 @@ def _quietly(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
 @click.option("--pass", "passes", multiple=True, metavar="SPEC", help="Run these passes only, in this order.")
 @click.option("--fidelity", help="Least share of the outputs' variance that must survive, or off.  [default: 0.95]")
+@click.option("--loss", help="What edits are scored by: next-token, labels (default if --data has some) or divergence.")
 @TARGET
 @SHAPE
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")

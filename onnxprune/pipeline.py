@@ -15,14 +15,16 @@ import numpy as np
 from onnxprune import spec
 from onnxprune.calibration import collect
 from onnxprune.comparison import inputs_for, timed_feeds
+from onnxprune.cosines import Pair, mean_cosines
 from onnxprune.cost import Cost, cost
 from onnxprune.data import Samples
-from onnxprune.errors import Declined, ModelError, OnnxPruneError, OptionError, OutputError, PlanError
+from onnxprune.errors import DataError, Declined, ModelError, OnnxPruneError, OptionError, OutputError, PlanError
 from onnxprune.fidelity import Fidelity
 from onnxprune.graph import constants, numbers
 from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.judge import Broken, Evidence, gather_evidence, judge
 from onnxprune.latency import Clock
+from onnxprune.loss import Loss, check_loss, choose_loss, few
 from onnxprune.model import Model, data_files, digest, load, save
 from onnxprune.passes import known
 from onnxprune.plan import Edit, Plan, plan_files, read_plan
@@ -54,6 +56,7 @@ class _Subject:
     samples: Samples
     timed: Feeds
     evidence: Evidence
+    loss: Loss | None = None
 
 
 def optimize(
@@ -67,6 +70,7 @@ def optimize(
     shape: Sequence[str] = (),
     seed: int = 0,
     allow_synthetic: bool = False,
+    loss: str | None = None,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Compress a model and prove it.
@@ -81,6 +85,8 @@ def optimize(
         shape: `NAME=1x128` for the timed run; the first sample's shapes by default.
         seed: of every random choice.
         allow_synthetic: let passes calibrate on synthetic inputs.
+        loss: what scores by loss measure: `next-token`, `labels` or `divergence` from the original's outputs; by
+            default the labels' where `data` holds some, else divergence.
         progress: told each stage as it begins.
 
     Raises:
@@ -89,12 +95,13 @@ def optimize(
     path = Path(model)
     destination = Path(output) if output is not None else path.with_name(f"{path.stem}.optimized.onnx")
     place = parse_target(target)
+    check_loss(loss)
     chosen = _passes(passes)
     floor = _floor(fidelity, passes)
     sizes = parse_shapes(shape)
     _check_destination(destination, path)
     progress("load and run the original")
-    subject = _subject(path, data, sizes, seed)
+    subject = _subject(path, data, sizes, seed, loss, allow_synthetic=allow_synthetic)
 
     clock = Clock(place)
     current = baseline = subject.model
@@ -103,7 +110,7 @@ def optimize(
     fidelity_now: Fidelity | None = None
     for one in chosen:
         progress(spec.format(one))
-        context = _context(one, current, baseline, subject, clock, allow_synthetic=allow_synthetic, seed=seed)
+        context = _context(one, current, baseline, subject, clock, seed=seed)
         step = take(one, current, find_sites(current, context.structure), context, subject.evidence, floor)
         # What refits aim at: the model as lossless edits have left it.
         baseline = step.model if baseline is current and one.lossless else baseline
@@ -122,6 +129,7 @@ def optimize(
             "fidelity": floor,
             "target": place.name,
             "shape": {name: list(size) for name, size in sizes.items()},
+            "loss": subject.loss.kind if subject.loss is not None else None,
         },
         seed=seed,
         edits=tuple(edits),
@@ -130,7 +138,8 @@ def optimize(
     with plan_files(plan, plan_path):
         save(current, destination)
     progress(f"time both on {place.name}")
-    return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports))
+    notes = _loss_notes(subject, edits)
+    return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports), notes)
 
 
 def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: bool = False) -> None:
@@ -214,15 +223,30 @@ def _check_destination(destination: Path, source: Path) -> None:
         raise OutputError(f"{destination}: is the input itself. Choose another place with --output.")
 
 
-def _subject(path: Path, data: str | None, sizes: Mapping[str, tuple[int, ...]], seed: int) -> _Subject:
+def _subject(
+    path: Path,
+    data: str | None,
+    sizes: Mapping[str, tuple[int, ...]],
+    seed: int,
+    loss: str | None,
+    *,
+    allow_synthetic: bool,
+) -> _Subject:
     model = load(path)
     _refuse_nan(model, path)
     session = open_session(path)
     samples = inputs_for(model, session, data, sizes, seed)
+    measure = None
+    if allow_synthetic or not samples.synthetic:
+        measure = choose_loss(model, session, samples, loss)
+    elif loss is not None:
+        raise DataError(
+            f"--loss {loss} needs sample inputs. Give --data, or --allow-synthetic to calibrate on made-up ones."
+        )
     timed = timed_feeds(model, session, samples, sizes)
     probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
     evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
-    return _Subject(path, model, session, samples, timed, evidence)
+    return _Subject(path, model, session, samples, timed, evidence, measure)
 
 
 def _refuse_nan(model: Model, path: Path) -> None:
@@ -232,20 +256,21 @@ def _refuse_nan(model: Model, path: Path) -> None:
             raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
 
 
-def _context(
-    one: Pass, model: Model, baseline: Model, subject: _Subject, clock: Clock, *, allow_synthetic: bool, seed: int
-) -> Context:
+def _context(one: Pass, model: Model, baseline: Model, subject: _Subject, clock: Clock, *, seed: int) -> Context:
     probe_feeds = subject.evidence.probes
     structure = None
     if getattr(one, "structural", False):
         shapes = observe_shapes(model, probe_feeds)
         structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
-    statistics, compare = None, None
-    if allow_synthetic or not subject.samples.synthetic:
+    statistics, compare, cosines = None, None, None
+    if subject.loss is not None:
         samples = subject.samples.calibration
 
         def compare(current: Model, original: Model, sources: Collection[Source]) -> Mapping[Source, Inputs]:
             return compare_inputs(current, original, sources, samples)
+
+        def cosines(first: Model, second: Model, pairs: Sequence[Pair]) -> tuple[float, ...]:
+            return mean_cosines(first, second, pairs, few(samples))
 
         needs = one.needs(model, find_sites(model, structure))
         if needs.tensors:
@@ -255,6 +280,8 @@ def _context(
         structure=structure,
         observe=lambda names: observe(model, probe_feeds[0], names),
         compare_inputs=compare,
+        cosines=cosines,
+        loss=subject.loss,
         original=baseline,
         latency=clock.of(model, subject.timed),
         seed=seed,
@@ -270,6 +297,7 @@ def _result(
     fidelity: Fidelity,
     floor: float | None,
     reports: tuple[Any, ...],
+    notes: tuple[str, ...],
 ) -> Result:
     timed_before, timed_after = place.time((subject.path, output), subject.timed, budget_s=TIMING_S)
     met = floor is None or fidelity.score >= floor
@@ -297,8 +325,15 @@ def _result(
             reason="" if met else f"fidelity {fidelity.score:.4f} is under the floor {floor}",
         ),
         reports=reports,
-        notes=subject.model.notes,
+        notes=(*subject.model.notes, *notes),
     )
+
+
+def _loss_notes(subject: _Subject, edits: Sequence[Edit]) -> tuple[str, ...]:
+    """What the loss was, where edits were scored by it."""
+    if subject.loss is None or all(edit.args.get("score") != "loss" for edit in edits):
+        return ()
+    return (f"loss: {subject.loss.what}, of {len(subject.loss.feeds)} calibration samples",)
 
 
 def _unchanged(model: Model, subject: _Subject) -> Fidelity:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 
 from onnxprune.calibration import Needs, Statistics
+from onnxprune.cosines import Pair
 from onnxprune.inputs import Inputs, Source
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
@@ -47,6 +48,9 @@ class Context:
         observe: values of the named tensors in one run of the model as it now is, on any input.
         compare_inputs: moments of what layers read in an edited model beside another, over the calibration samples;
             None where there are none.
+        cosines: mean cosines of pairs of tensors, of an edited model and another, over calibration samples; None
+            where there are none.
+        loss: what a model loses on calibration samples, the lower the better; None where there are none.
         original: the model before any lossy edit, whose outputs refits aim at.
         latency: milliseconds of a linear in some form, on the target, with the timed input; None where none is timed.
         seed: of every random choice.
@@ -56,6 +60,8 @@ class Context:
     structure: Structure | None = None
     observe: Callable[[Sequence[str]], Mapping[str, Array]] | None = None
     compare_inputs: CompareInputs | None = None
+    cosines: Callable[[Model, Model, Sequence[Pair]], tuple[float, ...]] | None = None
+    loss: Callable[[Model], float] | None = None
     original: Model | None = None
     latency: Callable[[Site, Level], float] | None = None
     seed: int = 0

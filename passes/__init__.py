@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
 from onnxprune.passes.factor_linear import FactorLinear
+from onnxprune.passes.merge_blocks import MergeBlocks
 from onnxprune.passes.remove_blocks import RemoveBlocks
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.remove_dead import RemoveDead
@@ -26,6 +27,7 @@ OWN: tuple[type[Any], ...] = (
     Simplify,
     RemoveDead,
     RemoveBlocks,
+    MergeBlocks,
     RemoveHeads,
     RemoveNeurons,
     RemoveChannels,
@@ -53,6 +55,7 @@ def known() -> Mapping[str, type[Pass]]:
 __all__ = [
     "OWN",
     "FactorLinear",
+    "MergeBlocks",
     "RemoveBlocks",
     "RemoveChannels",
     "RemoveDead",

@@ -1,26 +1,35 @@
-"""Cut whole residual blocks."""
+"""Cut whole residual blocks, or whole layers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
-from onnxprune.errors import Declined, OptionError
+from onnxprune.cosines import Pair
+from onnxprune.errors import DataError, OptionError
 from onnxprune.graph import elements, numbers, stored_bytes
+from onnxprune.isomorphism import group_blocks, layer_id
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
-from onnxprune.rewrite import substitute
+from onnxprune.removal.bypass import Bypass
 from onnxprune.sites import GRAPH, Site, registered, with_registered
 from onnxprune.solvers import scores
 
+_ROLES = ("attention", "convolution", "feed-forward")
+_SCORES = ("cosine", "loss", "magnitude", "random")
+_BLIND = ("magnitude", "random")
 # A block is one unit: every number of a flattened weight belongs to unit 0.
 _ONE = np.zeros((1, 1), np.int64)
+
+# Blocks that go together: one, or those of a layer.
+Unit = tuple[Site, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,155 +38,243 @@ class RemoveBlocks:
 
     Attributes:
         keep: what stays: a share of the original blocks, in [0, 1], or a count.
-        score: how blocks are ranked: `magnitude` (parameters' L2 norm) or `random`.
+        score: how blocks are ranked: `loss` (what the model without the block loses, see --loss), `cosine` (how far a
+            block turns its input), `magnitude` (parameters' L2 norm) or `random`; the first two need sample inputs.
+        greedy: score by loss anew after each removal, instead of once.
+        layers: cut whole layers, attention with the feed-forward block after it; then `keep` counts layers.
+        guard: how many of the first and of the last always stay, such as `4/2`.
         roles: which blocks: attention, feed-forward, convolution; all by default.
         sites: cut exactly these blocks; then nothing is ranked.
+
+    Source: Kim et al. 2024, Shortened LLaMA, section 3 (loss; their "+" is guard=4/2); Men et al. 2024, ShortGPT,
+    section 3.1 (cosine).
     """
 
     name: ClassVar[str] = "remove-blocks"
     lossless: ClassVar[bool] = False
     structural: ClassVar[bool] = True
     keep: int | float = 1.0
-    score: Literal["magnitude", "random"] = "magnitude"
+    score: Literal["loss", "cosine", "magnitude", "random"] = "loss"
+    greedy: bool = False
+    layers: bool = False
+    guard: str = "0/0"
     roles: tuple[str, ...] = ()
     sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Reject shares outside [0, 1], negative counts, unknown scores and roles."""
+        """Reject values out of range, unknown names, and options that exclude each other."""
         if not (self.keep >= 0 if isinstance(self.keep, int) else 0 <= self.keep <= 1):
             raise OptionError(f"{self.name}: keep must be a share in [0, 1] or a count from 0, got {self.keep}.")
-        if self.score not in {"magnitude", "random"}:
-            raise OptionError(f"{self.name}: score must be magnitude or random, got {self.score!r}.")
-        unknown = set(self.roles) - {"attention", "feed-forward", "convolution"}
+        if self.score not in _SCORES:
+            raise OptionError(f"{self.name}: score must be one of {', '.join(_SCORES)}, got {self.score!r}.")
+        unknown = set(self.roles) - set(_ROLES)
         if unknown:
-            raise OptionError(
-                f"{self.name}: no role named {min(unknown)!r}. Known: attention, convolution, feed-forward."
-            )
+            raise OptionError(f"{self.name}: no role named {min(unknown)!r}. Known: {', '.join(_ROLES)}.")
+        if not re.fullmatch(r"[0-9]+/[0-9]+", self.guard):
+            raise OptionError(f"{self.name}: guard must be counts FIRST/LAST such as 4/2, got {self.guard!r}.")
+        if self.layers and (self.roles or self.sites):
+            which = "roles" if self.roles else "sites"
+            raise OptionError(f"{self.name}: {which} choose blocks, layers=yes cuts whole layers. Give one of them.")
+        if self.greedy and self.score != "loss":
+            raise OptionError(f"{self.name}: greedy=yes scores by loss, got score={self.score}. Give one of them.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
-        """Nothing: these scores look at weights alone."""
+        """Nothing up front: candidates are run when they are scored."""
         del model, sites
         return Needs()
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
-        """One edit a block, in data order."""
+        """One edit a block or layer, in data order."""
+        self._check_data(context)
         own = [site for site in sites if site.kind == "block"]
         unknown = set(self.sites) - {site.id for site in own}
         if unknown:
             known = ", ".join(site.id for site in own) or "none"
             raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
-        skips = [Skip(site=site.id, why=site.pinned) for site in own if site.pinned]
-        eligible = [site for site in own if not site.pinned and (not self.roles or site.operator in self.roles)]
-        skips += [
-            Skip(site=site.id, why=f"its role is {site.operator}, which option roles leaves out")
-            for site in own
-            if not site.pinned and site not in eligible
-        ]
-        if not own:
-            skips.append(Skip(site=GRAPH, why="no residual blocks were found"))
-        gone = self._gone(model, own, eligible, context)
-        blocks = {site.id: {"anchor": site.anchor, "role": site.operator} for site in own}
-        skips += [Skip(site=site.id, why="stays") for site in eligible if site not in gone]
-        edits = tuple(
-            Edit(
-                id=f"{self.name}.{site.id}",
-                pass_name=self.name,
-                site=site.id,
-                kind="remove-block",
-                args={"output": site.block.output, "stream": site.block.stream, "blocks": blocks},
-            )
-            for site in gone
-            if site.block is not None
-        )
-        return Proposal(edits, tuple(skips))
-
-    def _gone(self, model: Model, own: Sequence[Site], eligible: Sequence[Site], context: Context) -> list[Site]:
+        units, skips = self._units(model, own)
+        why: dict[Unit, Mapping[str, Any]] = {}
         if self.sites:
-            return [site for site in eligible if site.id in self.sites]
-        # Blocks that an earlier run removed count among the original ones, where they had such a role.
-        present = {site.id for site in own}
-        removed = [
-            name
-            for name, entry in registered(model).items()
-            if name.startswith("block.") and name not in present and (not self.roles or entry.get("role") in self.roles)
-        ]
-        original = len(eligible) + len(removed)
-        kept = self.keep if isinstance(self.keep, int) else int(self.keep * original + 0.5)
-        ranked = self._scores(model, eligible, context)
-        order = sorted(range(len(eligible)), key=lambda at: (ranked[at], at))
-        return [eligible[at] for at in sorted(order[: max(0, len(eligible) - kept)])]
+            gone = [unit for unit in units if unit[0].id in self.sites]
+        else:
+            fair, guarded = self._fair(units)
+            skips += guarded
+            count = min(len(fair), max(0, len(units) - self._kept(model, units, own)))
+            why = self._ranked(model, fair, count, context) if count else {}
+            gone = [unit for unit in units if unit in why]
+        listed = {skip.site for skip in skips}
+        stay = [_name(unit) for unit in units if unit not in gone and _name(unit) not in listed]
+        skips += [Skip(site=name, why="stays") for name in stay]
+        return Proposal(self._edits(gone, own, units, why), tuple(skips))
 
-    def _scores(self, model: Model, sites: Sequence[Site], context: Context) -> list[float]:
-        if self.score == "random":
-            return [float(scores.random(1_000_000, context.seed, site.id)[0]) for site in sites]
-        nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
-        return [_magnitude(nodes, () if site.block is None else site.block.inner) for site in sites]
+    def _check_data(self, context: Context) -> None:
+        everything = isinstance(self.keep, float) and self.keep == 1.0
+        if context.loss is None and self.score not in _BLIND and not self.sites and not everything:
+            raise DataError(
+                f"{self.name}: score={self.score} needs sample inputs. Give --data, or score=magnitude, or "
+                "--allow-synthetic to calibrate on made-up ones."
+            )
+
+    def _units(self, model: Model, own: Sequence[Site]) -> tuple[list[Unit], list[Skip]]:
+        """What may be cut, in data order, and what may not."""
+        if not own:
+            return [], [Skip(site=GRAPH, why="no residual blocks were found")]
+        skips = [Skip(site=site.id, why=site.pinned) for site in own if site.pinned]
+        sound = [site for site in own if not site.pinned]
+        if not self.layers:
+            left_out = [site for site in sound if self.roles and site.operator not in self.roles]
+            skips += [Skip(site=s.id, why=f"its role is {s.operator}, which option roles leaves out") for s in left_out]
+            return [(site,) for site in sound if site not in left_out], skips
+        by_output = {site.anchor: site for site in own}
+        groups = group_blocks([site.block for site in own if site.block is not None], model.graph)
+        units = [tuple(by_output[block.output] for block in group) for group in groups]
+        inside = {site.id for unit in units for site in unit}
+        skips += [Skip(site=site.id, why="it is part of no layer") for site in sound if site.id not in inside]
+        for unit in units:
+            pin = next((site.pinned for site in unit if site.pinned), "")
+            skips += [Skip(site=s.id, why=f"its layer stays: {pin}") for s in unit if pin and not s.pinned]
+        return [unit for unit in units if not any(site.pinned for site in unit)], skips
+
+    def _fair(self, units: Sequence[Unit]) -> tuple[list[Unit], list[Skip]]:
+        """Units that the guard leaves to be ranked, and the others."""
+        first, last = (int(count) for count in self.guard.split("/"))
+        fair = list(units[first : max(first, len(units) - last)])
+        guarded = [
+            Skip(site=_name(unit), why=f"guarded as one of the {'first' if at < first else 'last'}")
+            for at, unit in enumerate(units)
+            if unit not in fair
+        ]
+        return fair, guarded
+
+    def _kept(self, model: Model, units: Sequence[Unit], own: Sequence[Site]) -> int:
+        if isinstance(self.keep, int):
+            return self.keep
+        # What an earlier run removed counts among the original ones, where it was of that kind.
+        known = registered(model)
+        if self.layers:
+            removed = {name for name in known if name.startswith("layer.")} - {_layer(unit) for unit in units}
+        else:
+            removed = {name for name in known if name.startswith("block.")} - {site.id for site in own}
+            removed = {name for name in removed if not self.roles or known[name].get("role") in self.roles}
+        return int(self.keep * (len(units) + len(removed)) + 0.5)
+
+    def _ranked(
+        self, model: Model, units: Sequence[Unit], count: int, context: Context
+    ) -> dict[Unit, Mapping[str, Any]]:
+        """The units that go, the first to go first, with the figures behind it."""
+        if self.score == "loss" and context.loss is not None:
+            return self._by_loss(model, units, count, context.loss)
+        if self.score == "cosine" and context.cosines is not None:
+            values = [1 - cosine for cosine in context.cosines(model, model, list(map(_pair, units)))]
+        elif self.score == "random":
+            values = [float(scores.random(1_000_000, context.seed, _name(unit))[0]) for unit in units]
+        else:
+            nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
+            values = [_magnitude(nodes, unit) for unit in units]
+        order = sorted(range(len(units)), key=lambda at: (values[at], at))[:count]
+        return {units[at]: {"score": self.score} for at in order}
+
+    def _by_loss(
+        self, model: Model, units: Sequence[Unit], count: int, loss: Callable[[Model], float]
+    ) -> dict[Unit, Mapping[str, Any]]:
+        gone: dict[Unit, Mapping[str, Any]] = {}
+        losses: dict[Unit, float] = {}
+        before = loss(model)
+        for _ in range(count):
+            left = [unit for unit in units if unit not in gone]
+            if self.greedy or not losses:
+                losses = {unit: loss(_without(model, [*gone, unit])) for unit in left}
+            best = min(left, key=losses.__getitem__)
+            figures = [before, losses[best]]
+            # A plan is JSON, which knows no infinity.
+            gone[best] = {"score": "loss", **({"loss": figures} if np.isfinite(figures).all() else {})}
+            before = losses[best] if self.greedy else before
+        return gone
+
+    def _edits(
+        self, gone: Sequence[Unit], own: Sequence[Site], units: Sequence[Unit], why: Mapping[Unit, Mapping[str, Any]]
+    ) -> tuple[Edit, ...]:
+        known = {site.id: {"anchor": site.anchor, "role": site.operator} for site in own}
+        if self.layers:
+            known |= {_layer(unit): {"anchor": f"layer of {unit[-1].anchor}"} for unit in units}
+        return tuple(
+            Edit(
+                id=f"{self.name}.{_name(unit)}",
+                pass_name=self.name,
+                site=_name(unit),
+                kind="remove-layer" if self.layers else "remove-block",
+                args={"cuts": _cuts(unit), "blocks": known, **why.get(unit, {})},
+            )
+            for unit in gone
+        )
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model with the readers of each block's output reading its residual input."""
         copy = model.copy()
-        graph = copy.graph
-        tensors = graph.tensors()
-        given_out = {id(tensor) for tensor in graph.outputs}
-        gone: set[int] = set()
-        stands_for: dict[str, str] = {}
+        streams = Bypass(copy.graph)
         changes = []
         for edit in edits:
-            output, stream = str(edit.args["output"]), str(edit.args["stream"])
-            if output not in tensors or stream not in tensors:
-                raise Declined(f"{edit.site}: the model has no tensors {output!r} and {stream!r}")
-            old, new = tensors[output], tensors[stands_for.get(stream, stream)]
-            substitute(old, new)
-            if id(old) in given_out:
-                # The name of a graph output must stay: the stream is handed over under it.
-                add = old.inputs[0]
-                old.inputs.clear()
-                graph.nodes.append(gs.Node("Identity", name=output, inputs=[new], outputs=[old]))
-                add.outputs.append(gs.Variable(f"{output}.removed"))
-                old = add.outputs[0]
-            else:
-                stands_for[output] = new.name
-            freed = _release(old, given_out, gone)
+            freed = [
+                constant
+                for output, stream in edit.args["cuts"]
+                for constant in streams.past(str(output), str(stream), edit.site)
+            ]
             changes.append(
                 Change(
                     site=edit.site,
-                    what="block removed",
+                    what=f"{edit.kind.removeprefix('remove-')} removed{_remark(edit)}",
                     params_before=sum(map(elements, freed)),
                     bytes_before=sum(map(stored_bytes, freed)),
                 )
             )
-        graph.nodes = [node for node in graph.nodes if id(node) not in gone]
-        graph.cleanup(remove_unused_graph_inputs=False)
+        streams.finish()
         known = {name: entry for edit in edits for name, entry in edit.args["blocks"].items()}
         return with_registered(copy, {name: {**entry, "units": 1} for name, entry in known.items()}), tuple(changes)
 
 
-def _magnitude(nodes: Mapping[str, gs.Node], inner: Sequence[str]) -> float:
+def _name(unit: Unit) -> str:
+    return "+".join(site.id for site in unit)
+
+
+def _layer(unit: Unit) -> str:
+    return layer_id([site.id for site in unit])
+
+
+def _cuts(unit: Unit) -> list[list[str]]:
+    """(output, stream) of each block."""
+    return [[site.block.output, site.block.stream] for site in unit if site.block is not None]
+
+
+def _without(model: Model, units: Sequence[Unit]) -> Model:
+    """The model less some blocks, for scoring."""
+    copy = model.copy()
+    streams = Bypass(copy.graph)
+    for unit in units:
+        for output, stream in _cuts(unit):
+            streams.past(output, stream, _name(unit))
+    streams.finish()
+    return copy
+
+
+def _pair(unit: Unit) -> Pair:
+    (_, stream), (output, _) = _cuts(unit)[0], _cuts(unit)[-1]
+    # Images keep their channels before height and width.
+    return Pair(stream, output, 1 if unit[-1].operator == "convolution" else -1)
+
+
+def _magnitude(nodes: Mapping[str, gs.Node], unit: Unit) -> float:
     weights = {
         tensor.name: numbers(tensor)
-        for name in inner
+        for site in unit
+        if site.block is not None
+        for name in site.block.inner
         for tensor in nodes[name].inputs
         if isinstance(tensor, gs.Constant) and np.dtype(tensor.dtype).kind == "f"
     }
     return float(scores.magnitude([(values.reshape(1, -1), 0, _ONE) for values in weights.values()], 1)[0])
 
 
-def _release(tensor: gs.Tensor, given_out: set[int], gone: set[int]) -> list[gs.Constant]:
-    """Take out the nodes that only computed a tensor that nothing reads any more; the constants that go with them."""
-    freed: list[gs.Constant] = []
-    queue = [tensor]
-    while queue:
-        unread = queue.pop()
-        if unread.outputs or id(unread) in given_out:
-            continue
-        if isinstance(unread, gs.Constant):
-            freed.append(unread)
-            continue
-        for node in list(unread.inputs):
-            if any(out.outputs or id(out) in given_out for out in node.outputs):
-                continue
-            gone.add(id(node))
-            sources = {id(source): source for source in node.inputs}
-            node.inputs.clear()
-            queue += sources.values()
-    return freed
+def _remark(edit: Edit) -> str:
+    if "loss" not in edit.args:
+        return ""
+    before, after = edit.args["loss"]
+    return f" (loss {before:.4g} to {after:.4g})"

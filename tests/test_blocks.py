@@ -213,7 +213,7 @@ def test_a_cache_that_is_given_out_pins_its_block(moved: bool) -> None:
     cache = net.reshape(keys, 0, 0, HEADS, SIZE) if moved else keys
     net.output(cache)
     model, probes = net.model(), probes_of(net)
-    edits, why = proposed(RemoveBlocks(keep=0), model, probes)
+    edits, why = proposed(RemoveBlocks(keep=0, score="magnitude"), model, probes)
     assert not edits
     assert why == {"block.0": f"graph output {cache!r} is computed inside it"}
 
@@ -227,7 +227,7 @@ def test_residuals_inside_fused_norms_are_listed_and_left() -> None:
     )
     branch = feed_forward(net, y)
     net.output(net.op("SkipLayerNormalization", total, branch, net.weight(WIDTH), domain="com.microsoft"))
-    _, why = proposed(RemoveBlocks(keep=0), net.model(), probes_of(net))
+    _, why = proposed(RemoveBlocks(keep=0, score="magnitude"), net.model(), probes_of(net))
     assert why == dict.fromkeys(["block.0", "block.1"], "the residual is added inside SkipLayerNormalization")
 
 

@@ -41,14 +41,14 @@ def test_a_share_is_one_of_the_original_blocks(tmp_path_factory: pytest.TempPath
     """6 blocks: half of them, 3, go at once; then nothing; then another share of the same 6, whatever is left."""
     net = layers(3)
     probes = probes_of(net)
-    half, gone = run(RemoveBlocks(keep=0.5), net.model(), probes)
+    half, gone = run(RemoveBlocks(keep=0.5, score="magnitude"), net.model(), probes)
     assert len(gone) == 3
     path = tmp_path_factory.mktemp("cut") / "half.onnx"
     save(half, path)
     again = load(path)
-    assert run(RemoveBlocks(keep=0.5), again, probes)[1] == []
+    assert run(RemoveBlocks(keep=0.5, score="magnitude"), again, probes)[1] == []
     # 0.34 · 6 = 2.04, so that one more goes of the three.
-    _, more = run(RemoveBlocks(keep=0.34), again, probes)
+    _, more = run(RemoveBlocks(keep=0.34, score="magnitude"), again, probes)
     assert len(more) == 1
     assert not set(more) & set(gone)
 
@@ -57,13 +57,13 @@ def test_a_share_of_a_role_is_one_of_the_original_blocks_of_that_role() -> None:
     """Of 3 attentions 2 stay; at a third of them 1 does: removed feed-forwards do not count."""
     net = layers(3)
     probes = probes_of(net)
-    one, gone = run(RemoveBlocks(keep=2, roles=("attention",)), net.model(), probes)
+    one, gone = run(RemoveBlocks(keep=2, roles=("attention",), score="magnitude"), net.model(), probes)
     assert [site in {"block.0", "block.2", "block.4"} for site in gone] == [True]
-    two, gone = run(RemoveBlocks(keep=0.34, roles=("feed-forward",)), one, probes)
+    two, gone = run(RemoveBlocks(keep=0.34, roles=("feed-forward",), score="magnitude"), one, probes)
     assert len(gone) == 2
-    _, gone = run(RemoveBlocks(keep=0.34, roles=("attention",)), two, probes)
+    _, gone = run(RemoveBlocks(keep=0.34, roles=("attention",), score="magnitude"), two, probes)
     assert len(gone) == 1
-    assert not run(RemoveBlocks(keep=0.67, roles=("attention",)), two, probes)[1]
+    assert not run(RemoveBlocks(keep=0.67, roles=("attention",), score="magnitude"), two, probes)[1]
 
 
 def test_ids_survive_the_removal_of_other_blocks() -> None:
@@ -80,7 +80,7 @@ def test_ids_survive_the_removal_of_other_blocks() -> None:
 
 def test_every_block_is_removed_or_listed() -> None:
     net = layers(2)
-    proposal = propose(RemoveBlocks(keep=1, roles=("attention",)), net.model(), probes_of(net))
+    proposal = propose(RemoveBlocks(keep=1, roles=("attention",), score="magnitude"), net.model(), probes_of(net))
     gone = [edit.site for edit in proposal.edits]
     skips = {skip.site: skip.why for skip in proposal.skips}
     assert len(gone) == 1
@@ -92,7 +92,7 @@ def test_every_block_is_removed_or_listed() -> None:
 def test_a_model_without_blocks_says_so() -> None:
     net = Net()
     net.output(net.linear(net.input("x", ["b", WIDTH]), WIDTH, WIDTH))
-    proposal = propose(RemoveBlocks(keep=0), net.model(), probes_of(net))
+    proposal = propose(RemoveBlocks(keep=0, score="magnitude"), net.model(), probes_of(net))
     assert [(skip.site, skip.why) for skip in proposal.skips] == [("graph", "no residual blocks were found")]
 
 
@@ -110,13 +110,15 @@ def test_the_weakest_blocks_go_first() -> None:
     for tensor in net.initializers:
         if list(tensor.dims) == [32, WIDTH] and tensor is next(t for t in net.initializers if t.dims == tensor.dims):
             tensor.raw_data = bytes(len(tensor.raw_data))
-    assert [edit.site for edit in propose(RemoveBlocks(keep=3), net.model(), probes_of(net)).edits] == ["block.1"]
+    assert [
+        edit.site for edit in propose(RemoveBlocks(keep=3, score="magnitude"), net.model(), probes_of(net)).edits
+    ] == ["block.1"]
 
 
 def test_edits_applied_again_give_the_same_bytes() -> None:
     net = net_of(pre_norm)
     model, probes = net.model(), probes_of(net)
-    one = RemoveBlocks(keep=0.5)
+    one = RemoveBlocks(keep=0.5, score="magnitude")
     edits = propose(one, model, probes).edits
     assert to_bytes(one.apply(model, edits)[0]) == to_bytes(RemoveBlocks().apply(model, edits)[0])
 
@@ -125,7 +127,7 @@ def test_a_reverted_edit_leaves_the_others_good() -> None:
     """Whatever subset of a proposal stands, its edits name what they need."""
     net = net_of(pre_norm)
     model, probes = net.model(), probes_of(net)
-    edits = propose(RemoveBlocks(keep=0), model, probes).edits
+    edits = propose(RemoveBlocks(keep=0, score="magnitude"), model, probes).edits
     assert len(edits) == 4
     for left_out in edits:
         smaller, _ = RemoveBlocks().apply(model, [edit for edit in edits if edit is not left_out])
@@ -145,7 +147,7 @@ def test_a_reverted_edit_leaves_the_others_good() -> None:
         ),
         (
             {"score": "obs"},
-            "remove-blocks: score must be magnitude or random, got 'obs'.",
+            "remove-blocks: score must be one of cosine, loss, magnitude, random, got 'obs'.",
         ),
     ],
 )
