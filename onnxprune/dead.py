@@ -45,6 +45,11 @@ class Dead:
     left: Mapping[int, str] = field(default_factory=dict)
     all: bool = False
 
+    @property
+    def count(self) -> int:
+        """How many carry nothing, the one that stays where all are dead among them."""
+        return len(self.units) + self.all
+
 
 class DeadUnits:
     """Finds dead units dimension by dimension; the graph is run once, and only where the weights give cause."""
@@ -108,7 +113,7 @@ class DeadUnits:
     def _values(self) -> Mapping[str, Array]:
         entries = {
             self._nodes[consumer.node].inputs[consumer.input].name
-            for dimension in self._structure.dimensions.prunable
+            for dimension in self._structure.dimensions.all
             for consumer in dimension.consumers
         }
         return self._observe(sorted((entries | self._first.asked.keys()) & self._first.still.keys()))

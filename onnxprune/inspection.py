@@ -1,23 +1,35 @@
-"""What is in a model: sites, parameters, multiply-accumulates, and what cannot be cut."""
+"""What is in a model: sites, parameters, multiply-accumulates, dead units, and what cannot be cut and why."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxprune.cost import is_weight, macs
+from onnxprune.dead import DeadUnits
+from onnxprune.dimensions import Pin
 from onnxprune.errors import ModelError
 from onnxprune.graph import constants, elements
-from onnxprune.model import load
-from onnxprune.runtime import Port, observe_shapes, open_session
+from onnxprune.model import Model, load
+from onnxprune.passes.simplify import Simplify
+from onnxprune.protocol import Context
+from onnxprune.runtime import Feeds, Port, Session, observe, observe_shapes, open_session
 from onnxprune.sites import GRAPH, Site, find_sites
-from onnxprune.synthetic import parse_shapes, synthesise
+from onnxprune.structure import Structure, read_structure
+from onnxprune.synthetic import parse_shapes, probes, synthesise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """The answer of `onnxprune inspect`."""
+    """The answer of `onnxprune inspect`.
+
+    Attributes:
+        sites: of the model once it is simplified, as `optimize` names them.
+        dead_units: how many units of a site carry nothing; heads, neurons and channels only.
+        pinned: axes of weights that cannot be cut.
+    """
 
     path: Path
     inputs: tuple[Port, ...]
@@ -26,6 +38,8 @@ class Inspection:
     params: int
     macs: int | None
     sites: tuple[Site, ...]
+    dead_units: Mapping[str, int]
+    pinned: tuple[Pin, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -36,8 +50,24 @@ class Inspection:
             "opset": self.opset,
             "params": self.params,
             "macs": self.macs,
-            "sites": [asdict(site) | {"shared_by": site.shared_by} for site in self.sites],
+            "sites": [self._site(site) for site in self.sites],
+            "pinned": [{"tensor": pin.tensor, "axis": pin.axis, "why": pin.why} for pin in self.pinned],
             "notes": list(self.notes),
+        }
+
+    def _site(self, site: Site) -> dict[str, Any]:
+        return {
+            "id": site.id,
+            "kind": site.kind,
+            "units": site.units,
+            "original_units": site.original_units,
+            "unit_size": site.unit_size,
+            "params": site.params,
+            "dead_units": self.dead_units.get(site.id),
+            "shared_by": site.shared_by,
+            "operator": site.operator,
+            "weight": site.weight,
+            "pinned": site.pinned,
         }
 
 
@@ -52,18 +82,24 @@ def inspect(model: Path | str, *, shape: tuple[str, ...] = ()) -> Inspection:
         ModelError: the file is no model, or onnxruntime refuses it.
     """
     path = Path(model)
+    sizes = parse_shapes(shape)
     loaded = load(path)
     session = open_session(path)
     notes = list(loaded.notes)
+    simple = _simplified(loaded)
     work: int | None = None
+    structure: Structure | None = None
+    sites, dead = find_sites(simple), dict[str, int]()
     try:
-        feeds = synthesise(loaded, session, shapes=parse_shapes(shape) or None).feeds[0]
-        work = macs(loaded, {name: runs[0] for name, runs in observe_shapes(loaded, [feeds]).items()})
+        feeds = synthesise(loaded, session, shapes=sizes or None).feeds[0]
+        work = macs(simple, {name: runs[0] for name, runs in observe_shapes(simple, [feeds]).items()})
         notes.append(
             "MACs are for " + ", ".join(f"{name}={'x'.join(map(str, value.shape))}" for name, value in feeds.items())
         )
+        structure, sites, dead = _look(simple, session, feeds)
     except ModelError as error:
-        notes.append(f"MACs unknown: {error}")
+        unknown = "heads, neurons, channels and blocks"
+        notes.append(f"{unknown if work is not None else f'MACs, {unknown}'} unknown: {error}")
     return Inspection(
         path=path,
         inputs=session.inputs,
@@ -71,6 +107,27 @@ def inspect(model: Path | str, *, shape: tuple[str, ...] = ()) -> Inspection:
         opset={entry.domain or "ai.onnx": entry.version for entry in loaded.graph.import_domains},
         params=sum(elements(tensor) for tensor in constants(loaded.graph) if is_weight(tensor)),
         macs=work,
-        sites=tuple(site for site in find_sites(loaded) if site.id != GRAPH),
+        sites=tuple(site for site in sites if site.id != GRAPH),
+        dead_units=dead,
+        pinned=structure.dimensions.pinned if structure is not None else (),
         notes=tuple(notes),
     )
+
+
+def _simplified(model: Model) -> Model:
+    one = Simplify()
+    return one.apply(model, one.propose(model, (), Context()).edits)[0]
+
+
+def _look(model: Model, session: Session, feeds: Feeds) -> tuple[Structure, tuple[Site, ...], dict[str, int]]:
+    """What can be cut, and how much of it is dead."""
+    others = probes(model, session, feeds)
+    structure = read_structure(model, observe_shapes(model, others))
+    sites = find_sites(model, structure)
+    finder = DeadUnits(model.graph, structure, lambda names: observe(model, others[0], names))
+    dead = {
+        site.id: finder.of(structure.dimensions.all[site.dimension]).count
+        for site in sites
+        if site.dimension is not None
+    }
+    return structure, sites, dead

@@ -138,6 +138,14 @@ def _added(what: str, before: tuple[int, int], after: tuple[int, int]) -> tuple[
     return (Change(site=GRAPH, what=what, params_after=after[0] - before[0], bytes_after=after[1] - before[1]),)
 
 
+def _ranges(units: Sequence[int]) -> str:
+    """Numbers in words: `0-9, 50`."""
+    order = sorted(units)
+    starts = [unit for unit in order if unit - 1 not in units]
+    ends = [unit for unit in order if unit + 1 not in units]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
 def _remark(edit: Edit) -> str:
     if "not_refitted" in edit.args:
         return f", not refitted ({edit.args['not_refitted']})"
@@ -159,7 +167,8 @@ def _changes(
         dimension = dimension_of(site, structure)
         change = Change(
             site=site.id,
-            what=f"{len(removals[dimension.index])} of {site.units} {site.kind} removed{_remark(edit)}",
+            what=f"{len(removals[dimension.index])} of {site.units} {site.kind} removed{_remark(edit)}"
+            f": {_ranges(removals[dimension.index])}",
         )
         for member in dimension.members:
             tensor = held.get(member.tensor)

@@ -8,9 +8,11 @@ from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.comparison import Comparison, Timings
+from onnxprune.dimensions import Pin
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
 from onnxprune.result import Result
@@ -178,14 +180,29 @@ def print_inspection(result: Inspection, console: Console) -> None:
     work = "unknown" if result.macs is None else f"{result.macs:,}"
     console.print(f"opset: {opsets}; parameters: {result.params:,}; MACs a run: {work}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("site", "operator", "units", "unit size", "parameters", "uses", "weight"):
-        table.add_column(title, justify="right" if title in {"units", "unit size", "parameters", "uses"} else "left")
+    titles = {"site": 0, "operator": 0, "units": 1, "dead": 1, "unit size": 1, "parameters": 1, "uses": 1, "weight": 0}
+    for title, number in titles.items():
+        table.add_column(title, justify="right" if number else "left")
     for site in result.sites:
-        row = (site.id, site.operator, site.units, site.unit_size, f"{site.params:,}", site.shared_by, site.weight)
+        units = f"{site.units} of {site.original_units}" if site.original_units > site.units else str(site.units)
+        dead = str(result.dead_units.get(site.id, ""))
+        last = f"stays: {site.pinned}" if site.pinned else site.weight
+        row = (site.id, site.operator, units, dead, site.unit_size, f"{site.params:,}", site.shared_by, escape(last))
         table.add_row(*map(str, row))
     console.print(table)
+    print_pins(result.pinned, console)
     for note in result.notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
+
+
+def print_pins(pins: Sequence[Pin], console: Console) -> None:
+    """One line a reason: on how many axes it lies, and of which weights."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for pin in pins:
+        by_reason[pin.why].append(f"{pin.tensor}[{pin.axis}]")
+    for why, axes in sorted(by_reason.items(), key=lambda entry: -len(entry[1])):
+        shown = ", ".join(axes[:_SHOWN_SITES]) + (", …" if len(axes) > _SHOWN_SITES else "")
+        console.print(f"pinned: {len(axes)} ({shown}): {why}", soft_wrap=True, highlight=False, markup=False)
 
 
 def print_passes(passes: Mapping[str, type[Any]], console: Console) -> None:
