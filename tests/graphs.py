@@ -144,6 +144,62 @@ def attention(heads: int = 4, size: int = 16) -> onnx.ModelProto:
     return model(nodes, [info("x", shape)], [info("y", shape)], constants)
 
 
+def layers(count: int = 4, *, normalised_after: bool = False) -> onnx.ModelProto:
+    """Layers of attention and feed-forward that differ in their weights alone; their norms stand before or after."""
+    heads, size = 4, 16
+    nodes: list[onnx.NodeProto] = []
+    constants: dict[str, Array] = {
+        "split": np.array([0, 0, heads, size]),
+        "merge": np.array([0, 0, heads * size]),
+        "step": np.array(size**-0.5, np.float32),
+    }
+
+    def linear(x: str, name: str, k: int, n: int) -> str:
+        constants[f"{name}.weight"] = weights(k, n, seed=len(constants))
+        constants[f"{name}.bias"] = weights(n, seed=len(constants)) * np.float32(0.1)
+        nodes.append(node("MatMul", [x, f"{name}.weight"], [f"{name}.product"]))
+        nodes.append(node("Add", [f"{name}.product", f"{name}.bias"], [name]))
+        return name
+
+    def norm(x: str, name: str) -> str:
+        constants[f"{name}.gain"] = 1 + weights(WIDTH, seed=len(constants)) * np.float32(0.1)
+        nodes.append(node("LayerNormalization", [x, f"{name}.gain"], [name]))
+        return name
+
+    def attend(x: str, name: str) -> str:
+        for part in "qkv":
+            nodes.append(node("Reshape", [linear(x, f"{name}.{part}", WIDTH, WIDTH), "split"], [f"{name}.{part}s"]))
+            order = [0, 2, 3, 1] if part == "k" else [0, 2, 1, 3]
+            nodes.append(node("Transpose", [f"{name}.{part}s"], [f"{name}.{part}t"], perm=order))
+        nodes.extend(
+            [
+                node("MatMul", [f"{name}.qt", f"{name}.kt"], [f"{name}.qk"]),
+                node("Mul", [f"{name}.qk", "step"], [f"{name}.scaled"]),
+                node("Softmax", [f"{name}.scaled"], [f"{name}.p"], axis=-1),
+                node("MatMul", [f"{name}.p", f"{name}.vt"], [f"{name}.pv"]),
+                node("Transpose", [f"{name}.pv"], [f"{name}.back"], perm=[0, 2, 1, 3]),
+                node("Reshape", [f"{name}.back", "merge"], [f"{name}.joined"]),
+            ]
+        )
+        return linear(f"{name}.joined", f"{name}.o", WIDTH, WIDTH)
+
+    def feed(x: str, name: str) -> str:
+        nodes.append(node("Relu", [linear(x, f"{name}.up", WIDTH, 96)], [f"{name}.r"]))
+        return linear(f"{name}.r", f"{name}.down", 96, WIDTH)
+
+    x = "x"
+    for at in range(count):
+        for part, block in (("attention", attend), ("feed", feed)):
+            name = f"{at}.{part}"
+            branch = block(x if normalised_after else norm(x, f"{name}.norm"), name)
+            nodes.append(node("Add", [x, branch], [f"{name}.sum"]))
+            x = norm(f"{name}.sum", f"{name}.norm") if normalised_after else f"{name}.sum"
+    nodes.append(node("MatMul", [x if normalised_after else norm(x, "last"), "head"], ["y"]))
+    constants["head"] = weights(WIDTH, WIDTH)
+    shape = ("batch", "sequence", WIDTH)
+    return model(nodes, [info("x", shape)], [info("y", shape)], constants)
+
+
 def residual_blocks() -> onnx.ModelProto:
     """Two normalised feed-forward blocks, each added to what it read."""
     nodes, name = [], "x"

@@ -14,9 +14,12 @@ import pytest
 
 from onnxprune import spec
 from onnxprune.calibration import collect
+from onnxprune.cosines import mean_cosines
 from onnxprune.cost import is_weight
+from onnxprune.data import Samples
 from onnxprune.graph import constants, elements, stored_bytes
 from onnxprune.inputs import compare_inputs
+from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
 from onnxprune.passes import OWN, known
 from onnxprune.plan import Change, Edit
@@ -29,13 +32,27 @@ from tests import graphs
 
 # A new pass adds its line: the specs that are tried on every graph.
 SPECS: dict[str, tuple[str, ...]] = {
+    "factor-embedding": (
+        "factor-embedding:ratio=0.4",
+        "factor-embedding:rank=8,clusters=1,norms=yes",
+        "factor-embedding:energy=0.6,frequency=no",
+    ),
     "factor-linear": (
         "factor-linear:ratio=0.5",
         "factor-linear:energy=0.5,method=asvd",
         "factor-linear:rank=8,method=svd",
         "factor-linear:rank=0",
     ),
-    "remove-blocks": ("remove-blocks:keep=0.5",),
+    "merge-blocks": (
+        "merge-blocks:keep=0.5",
+        "merge-blocks:threshold=0.0,group=3,interval=2,rule=sum-of-differences",
+    ),
+    "remove-blocks": (
+        "remove-blocks:keep=0.5",
+        "remove-blocks:keep=0.5,score=cosine,guard=1/1",
+        "remove-blocks:keep=0.5,score=magnitude",
+        "remove-blocks:keep=2,greedy=yes,layers=yes",
+    ),
     "remove-channels": ("remove-channels:keep=0.5", "remove-channels:keep=0.5,score=magnitude,refit=no"),
     "remove-dead": ("remove-dead",),
     "remove-heads": ("remove-heads:keep=0.5", "remove-heads:keep=3,score=magnitude", "remove-heads:keep=2,score=wanda"),
@@ -62,6 +79,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "dead units": graphs.dead_units,
     "attention": graphs.attention,
     "residual": graphs.residual_blocks,
+    "layers": graphs.layers,
     "reused": graphs.reused,
     "tied": graphs.tied_embedding,
     "convolution": graphs.convolution,
@@ -101,6 +119,8 @@ def context_for(one: Pass, model: Model, feeds: tuple[Feeds, ...]) -> Context:
         structure=structure,
         observe=lambda names: observe(model, feeds[0], names),
         compare_inputs=lambda current, original, sources: compare_inputs(current, original, sources, feeds),
+        cosines=lambda first, second, pairs: mean_cosines(first, second, pairs, feeds),
+        loss=choose_loss(model, open_session(model), Samples(feeds=feeds, source="probes"), None),
         seed=0,
     )
 
