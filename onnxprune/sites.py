@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,16 +61,44 @@ class Site:
 
 def find_sites(model: Model, structure: Structure | None = None) -> tuple[Site, ...]:
     """The whole graph, then linears and embeddings, then heads, neurons, channels and blocks where they were traced."""
-    counts: Counter[str] = Counter()
+    names = _Names(model)
     sites = [Site(id=GRAPH, kind="graph")]
     for weight in find_weights(model.graph, model.overridable):
         kind: Kind = "embedding" if weight.uses[0].role == "embedding" else "linear"
-        sites.append(_weight_site(weight, kind, f"{kind}.{counts[kind]}"))
-        counts[kind] += 1
+        sites.append(_weight_site(weight, kind, names.of(kind, weight.constant.name)))
     if structure is not None:
         sites += _unit_sites(model, structure)
         sites += _block_sites(model, structure)
     return tuple(sites)
+
+
+class _Names:
+    """Ids of sites: those that are registered for an anchor, else the next free number of a kind."""
+
+    def __init__(self, model: Model) -> None:
+        self._known = {(name.partition(".")[0], entry["anchor"]): name for name, entry in registered(model).items()}
+        self._taken = set(self._known.values())
+        self._counts: Counter[str] = Counter()
+
+    def of(self, kind: str, anchor: str) -> str:
+        """The id of the next site of a kind, in data order."""
+        # Two sites of one anchor are told apart by their numbers.
+        name = self._known.pop((kind, anchor), "")
+        while not name:
+            candidate = f"{kind}.{self._counts[kind]}"
+            self._counts[kind] += 1
+            name = "" if candidate in self._taken else candidate
+        return name
+
+
+def entries(sites: Iterable[Site]) -> dict[str, dict[str, Any]]:
+    """What a cut model has to remember so that its sites keep their ids, though others go."""
+    held: dict[str, dict[str, Any]] = {}
+    for site in sites:
+        if site.kind != "graph":
+            role = {"role": site.operator} if site.kind == "block" else {}
+            held[site.id] = {"anchor": site.anchor, "units": site.original_units, **role}
+    return held
 
 
 def registered(model: Model) -> dict[str, dict[str, Any]]:
@@ -95,21 +123,14 @@ def with_registered(model: Model, sites: Mapping[str, Mapping[str, Any]]) -> Mod
 
 
 def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
-    known = registered(model)
-    by_anchor = {entry["anchor"]: (name, entry) for name, entry in known.items()}
-    taken = set(known)
+    known, names = registered(model), _Names(model)
     sizes = {name: runs[0] for name, runs in structure.shapes.items()}
-    counts: Counter[str] = Counter()
     for dimension in structure.dimensions.all:
         kind = dimension.kind
         if kind == "widths" or not _is_site(dimension):
             continue
         anchor = _anchor(dimension)
-        name, entry = by_anchor.get(anchor, ("", {}))
-        while not name:
-            candidate = f"{kind}.{counts[kind]}"
-            counts[kind] += 1
-            name = "" if candidate in taken else candidate
+        name = names.of(kind, anchor)
         numbers = {
             member.tensor: elements_of(sizes.get(member.tensor, ()))
             // max(1, sizes[member.tensor][member.axis])
@@ -122,7 +143,7 @@ def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
             id=name,
             kind=kind,
             units=dimension.units,
-            original_units=max(int(entry.get("units", 0)), dimension.units),
+            original_units=max(int(known.get(name, {}).get("units", 0)), dimension.units),
             unit_size=params // max(1, dimension.units),
             params=params,
             uses=tuple(dict.fromkeys(consumer.node for consumer in dimension.consumers)),
@@ -157,16 +178,10 @@ def _anchor(dimension: Dimension) -> str:
 
 
 def _block_sites(model: Model, structure: Structure) -> Iterator[Site]:
-    known = {entry["anchor"]: name for name, entry in registered(model).items()}
-    taken, number = set(known.values()), 0
+    names = _Names(model)
     for block in find_blocks(model.graph, structure.shapes):
-        name = known.get(block.output, "")
-        while not name:
-            candidate = f"block.{number}"
-            number += 1
-            name = "" if candidate in taken else candidate
         yield Site(
-            id=name,
+            id=names.of("block", block.output),
             kind="block",
             units=1,
             original_units=1,

@@ -19,7 +19,7 @@ from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.removal.bypass import Bypass
-from onnxprune.sites import GRAPH, Site, registered, with_registered
+from onnxprune.sites import GRAPH, Site, entries, registered, with_registered
 from onnxprune.solvers import scores
 
 _ROLES = ("attention", "convolution", "feed-forward")
@@ -104,7 +104,7 @@ class RemoveBlocks:
         listed = {skip.site for skip in skips}
         stay = [_name(unit) for unit in units if unit not in gone and _name(unit) not in listed]
         skips += [Skip(site=name, why="stays") for name in stay]
-        return Proposal(self._edits(gone, own, units, why), tuple(skips))
+        return Proposal(self._edits(gone, sites, units, why), tuple(skips))
 
     def _check_data(self, context: Context) -> None:
         everything = isinstance(self.keep, float) and self.keep == 1.0
@@ -191,9 +191,9 @@ class RemoveBlocks:
         return gone
 
     def _edits(
-        self, gone: Sequence[Unit], own: Sequence[Site], units: Sequence[Unit], why: Mapping[Unit, Mapping[str, Any]]
+        self, gone: Sequence[Unit], sites: Sequence[Site], units: Sequence[Unit], why: Mapping[Unit, Mapping[str, Any]]
     ) -> tuple[Edit, ...]:
-        known = {site.id: {"anchor": site.anchor, "role": site.operator} for site in own}
+        known = entries(sites)
         if self.layers:
             known |= {_layer(unit): {"anchor": f"layer of {unit[-1].anchor}"} for unit in units}
         return tuple(
@@ -228,7 +228,7 @@ class RemoveBlocks:
             )
         streams.finish()
         known = {name: entry for edit in edits for name, entry in edit.args["blocks"].items()}
-        return with_registered(copy, {name: {**entry, "units": 1} for name, entry in known.items()}), tuple(changes)
+        return with_registered(copy, {name: {"units": 1, **entry} for name, entry in known.items()}), tuple(changes)
 
 
 def _name(unit: Unit) -> str:

@@ -162,3 +162,25 @@ def test_an_unknown_site_is_told_with_the_known_ones() -> None:
     with pytest.raises(OptionError) as told:
         propose(RemoveBlocks(sites=("block.9",)), net.model(), probes_of(net))
     assert str(told.value) == "remove-blocks: no site 'block.9'. Known: block.0, block.1."
+
+
+def test_every_other_site_keeps_its_id_too() -> None:
+    """Heads, neurons and linears behind a removed block are not renumbered, now or in a later run."""
+    net = layers(2)
+    probes = probes_of(net)
+    model = net.model()
+    smaller, _ = run(RemoveBlocks(sites=("block.0", "block.1")), model, probes)
+    before, after = (
+        {
+            (site.kind, site.anchor): site.id
+            for site in find_sites(each, read_structure(each, observe_shapes(each, probes)))
+        }
+        for each in (model, smaller)
+    )
+    # The first linear stays, the six of the first layer go.
+    assert [name for name in after.values() if name.startswith("linear.")] == [
+        "linear.0",
+        *(f"linear.{n}" for n in range(7, 13)),
+    ]
+    assert {"heads.1", "neurons.1"} <= set(after.values())
+    assert all(before[key] == name for key, name in after.items())
