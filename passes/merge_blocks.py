@@ -11,7 +11,7 @@ from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.graph import storage
 from onnxprune.isomorphism import layer_id
-from onnxprune.merging import Rule, Search, apply_merge
+from onnxprune.merging import RULES, Rule, Search, apply_merge
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
@@ -49,7 +49,7 @@ class MergeBlocks:
     rule: Rule = "last"
 
     def __post_init__(self) -> None:
-        """Reject targets, thresholds and sizes that no search could meet."""
+        """Reject targets, thresholds, sizes and rules that no search could meet."""
         if not (self.keep >= 1 if isinstance(self.keep, int) else 0 < self.keep <= 1):
             raise OptionError(f"{self.name}: keep must be a share in (0, 1] or a count from 1, got {self.keep}.")
         if self.threshold is not None and not -1 <= self.threshold <= 1:
@@ -58,6 +58,8 @@ class MergeBlocks:
             raise OptionError(f"{self.name}: group must be at least 2 layers, got {self.group}.")
         if self.interval < 1:
             raise OptionError(f"{self.name}: interval must be at least 1 layer, got {self.interval}.")
+        if self.rule not in RULES:
+            raise OptionError(f"{self.name}: rule must be one of {', '.join(RULES)}, got {self.rule!r}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing up front: candidates are run when they are proposed."""

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
 import pytest
 
-from onnxprune.errors import OptionError
+from onnxprune.blocks import find_blocks
+from onnxprune.cosines import mean_cosines
+from onnxprune.data import Samples
+from onnxprune.errors import DataError, OptionError
+from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
 from onnxprune.passes import RemoveBlocks
 from onnxprune.protocol import Context, Proposal
-from onnxprune.runtime import Feeds, observe_shapes
+from onnxprune.runtime import Feeds, observe_shapes, open_session
 from onnxprune.sites import find_sites
 from onnxprune.structure import read_structure
 from tests.building import Net
@@ -146,6 +155,19 @@ def test_a_reverted_edit_leaves_the_others_good() -> None:
             "remove-blocks: no role named 'mlp'. Known: attention, convolution, feed-forward.",
         ),
         (
+            {"layers": True, "roles": ("attention",)},
+            "remove-blocks: roles choose blocks, layers=yes cuts whole layers. Give one of them.",
+        ),
+        (
+            {"layers": True, "sites": ("block.0",)},
+            "remove-blocks: sites choose blocks, layers=yes cuts whole layers. Give one of them.",
+        ),
+        ({"guard": "2"}, "remove-blocks: guard must be counts FIRST/LAST such as 4/2, got '2'."),
+        (
+            {"greedy": True, "score": "cosine"},
+            "remove-blocks: greedy=yes scores by loss, got score=cosine. Give one of them.",
+        ),
+        (
             {"score": "obs"},
             "remove-blocks: score must be one of cosine, loss, magnitude, random, got 'obs'.",
         ),
@@ -184,3 +206,150 @@ def test_every_other_site_keeps_its_id_too() -> None:
     ]
     assert {"heads.1", "neurons.1"} <= set(after.values())
     assert all(before[key] == name for key, name in after.items())
+
+
+# Scores that need samples: a model whose blocks matter as their size says
+
+
+def louder(net: Net, gains: Sequence[float]) -> Model:
+    """The network with what each block adds multiplied; blocks in data order."""
+    model = net.model()
+    blocks = find_blocks(model.graph, observe_shapes(model, probes_of(net)))
+    tensors = model.graph.tensors()
+    for block, gain in zip(blocks, gains, strict=True):
+        product = tensors[block.branch].inputs[0]
+        # The last Add of a block is its bias, on a product with its weight.
+        parts = [tensor for tensor in product.inputs if isinstance(tensor, gs.Constant)]
+        parts += [t for t in product.inputs[0].inputs[0].inputs if isinstance(t, gs.Constant)]
+        for tensor in parts:
+            tensor.values = (tensor.values * gain).astype(np.float32)
+    return model
+
+
+def scored(one: RemoveBlocks, model: Model, probes: list[Feeds], loss: Callable[[Model], float]) -> Proposal:
+    structure = read_structure(model, observe_shapes(model, probes))
+    context = Context(
+        structure=structure,
+        loss=loss,
+        cosines=lambda first, second, pairs: mean_cosines(first, second, pairs, probes),
+    )
+    return one.propose(model, find_sites(model, structure), context)
+
+
+def divergence(model: Model, probes: list[Feeds]) -> Callable[[Model], float]:
+    return choose_loss(model, open_session(model), Samples(feeds=tuple(probes), source="probes"), None)
+
+
+@pytest.mark.parametrize("score", ["loss", "cosine"])
+def test_the_block_that_does_least_goes_first(score: Literal["loss", "cosine"]) -> None:
+    net = layers(2)
+    probes = probes_of(net)
+    model = louder(net, (1.0, 0.2, 0.02, 1.0))
+    for keep, expected in ((3, ["block.2"]), (2, ["block.1", "block.2"])):
+        one = RemoveBlocks(keep=keep, score=score)
+        edits = scored(one, model, probes, divergence(model, probes)).edits
+        assert [edit.site for edit in edits] == expected
+
+
+def test_the_loss_of_a_removal_is_that_of_the_model_without_the_block() -> None:
+    net = layers(2)
+    model, probes = net.model(), probes_of(net)
+    loss = divergence(model, probes)
+    edits = scored(RemoveBlocks(keep=3), model, probes, loss).edits
+    smaller, changes = RemoveBlocks().apply(model, edits)
+    before, after = edits[0].args["loss"]
+    assert before == pytest.approx(0, abs=1e-9)
+    assert after == loss(smaller)
+    assert changes[0].what == f"block removed (loss {before:.4g} to {after:.4g})"
+
+
+def test_greedy_scores_anew_after_each_removal() -> None:
+    """Made losses: alone, 1 costs less than 2; but once 0 is gone, 2 is free."""
+    net = layers(2)
+    model, probes = net.model(), probes_of(net)
+    made = {(): 0.0, (0,): 0.1, (1,): 0.2, (2,): 0.3, (3,): 9.0, (0, 1): 5.0, (0, 2): 0.1, (0, 3): 9.0}
+    structure = read_structure(model, observe_shapes(model, probes))
+    outputs = [site.anchor for site in find_sites(model, structure) if site.kind == "block"]
+    calls: list[tuple[int, ...]] = []
+
+    def loss(candidate: Model) -> float:
+        left = candidate.graph.tensors()
+        calls.append(tuple(at for at, name in enumerate(outputs[:3]) if name not in left))
+        if outputs[3] in left and left[outputs[3]].inputs[0].op != "Add":
+            calls[-1] += (3,)
+        return made[calls[-1]]
+
+    once = scored(RemoveBlocks(keep=2), model, probes, loss).edits
+    assert [edit.site for edit in once] == ["block.0", "block.1"]
+    assert len(calls) == 5
+    calls.clear()
+    greedy = scored(RemoveBlocks(keep=2, greedy=True), model, probes, loss).edits
+    assert [edit.site for edit in greedy] == ["block.0", "block.2"]
+    assert [edit.args["loss"] for edit in greedy] == [[0.0, 0.1], [0.1, 0.1]]
+    assert len(calls) == 1 + 4 + 3
+
+
+def test_whole_layers_are_cut_and_counted() -> None:
+    net = layers(3)
+    probes = probes_of(net)
+    model = net.model()
+    edits = propose(RemoveBlocks(keep=2, layers=True, score="magnitude"), model, probes).edits
+    assert len(edits) == 1
+    assert edits[0].site in {"block.0+block.1", "block.2+block.3", "block.4+block.5"}
+    smaller, changes = RemoveBlocks().apply(model, edits)
+    assert [change.what for change in changes] == ["layer removed"]
+    both = propose(RemoveBlocks(sites=tuple(edits[0].site.split("+"))), model, probes).edits
+    assert [t.name for t in smaller.graph.tensors().values()] == [
+        t.name for t in RemoveBlocks().apply(model, both)[0].graph.tensors().values()
+    ]
+
+
+def test_a_share_of_layers_is_one_of_the_original_layers() -> None:
+    net = layers(4)
+    probes = probes_of(net)
+    half = RemoveBlocks(keep=0.5, layers=True, score="magnitude")
+    smaller, gone = run(half, net.model(), probes)
+    assert len(gone) == 2
+    assert run(half, smaller, probes)[1] == []
+    # 0.25 · 4 = 1 layer stays.
+    assert len(run(RemoveBlocks(keep=0.25, layers=True, score="magnitude"), smaller, probes)[1]) == 1
+
+
+def test_the_guard_keeps_the_first_and_the_last() -> None:
+    net = layers(2)
+    proposal = propose(RemoveBlocks(keep=0, guard="1/2", score="magnitude"), net.model(), probes_of(net))
+    assert [edit.site for edit in proposal.edits] == ["block.1"]
+    assert [(skip.site, skip.why) for skip in proposal.skips] == [
+        ("block.0", "guarded as one of the first"),
+        ("block.2", "guarded as one of the last"),
+        ("block.3", "guarded as one of the last"),
+    ]
+
+
+def test_blocks_of_no_layer_say_so() -> None:
+    def body(net: Net, x: str) -> str:
+        x = net.op("Add", x, feed_forward(net, norm(net, x)))
+        return pre_norm(net, x)
+
+    net = net_of(body)
+    proposal = propose(RemoveBlocks(keep=1, layers=True, score="magnitude"), net.model(), probes_of(net))
+    assert [(skip.site, skip.why) for skip in proposal.skips if skip.why != "stays"] == [
+        ("block.0", "it is part of no layer")
+    ]
+
+
+@pytest.mark.parametrize("score", ["loss", "cosine"])
+@pytest.mark.parametrize("keep", [1, 0.5])
+def test_scores_by_samples_need_some(score: Literal["loss", "cosine"], keep: float) -> None:
+    net = layers(1)
+    with pytest.raises(DataError) as told:
+        propose(RemoveBlocks(keep=keep, score=score), net.model(), probes_of(net))
+    assert str(told.value) == (
+        f"remove-blocks: score={score} needs sample inputs. Give --data, or score=magnitude, or --allow-synthetic to "
+        "calibrate on made-up ones."
+    )
+
+
+def test_nothing_is_asked_of_a_pass_that_cuts_nothing() -> None:
+    net = layers(1)
+    assert propose(RemoveBlocks(), net.model(), probes_of(net)).edits == ()
