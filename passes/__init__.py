@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
+from onnxprune.passes.factor_embedding import FactorEmbedding
 from onnxprune.passes.factor_linear import FactorLinear
 from onnxprune.passes.merge_blocks import MergeBlocks
 from onnxprune.passes.remove_blocks import RemoveBlocks
@@ -32,6 +33,7 @@ OWN: tuple[type[Any], ...] = (
     RemoveNeurons,
     RemoveChannels,
     FactorLinear,
+    FactorEmbedding,
     SparseInt8,
 )
 
@@ -54,6 +56,7 @@ def known() -> Mapping[str, type[Pass]]:
 
 __all__ = [
     "OWN",
+    "FactorEmbedding",
     "FactorLinear",
     "MergeBlocks",
     "RemoveBlocks",

@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead"),
     ("sites", "plan", "spec", "solvers"),
-    ("int8", "low_rank", "cost", "isomorphism"),
+    ("int8", "low_rank", "codes", "cost", "isomorphism"),
     ("runtime",),
     (
         "npz",
@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cosines",
     ),
     ("protocol",),
-    ("removal", "factoring"),
+    ("removal", "tables", "factoring"),
     ("merging",),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
