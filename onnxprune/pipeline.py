@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from onnxprune import spec
-from onnxprune.calibration import collect
-from onnxprune.comparison import inputs_for, timed_feeds
-from onnxprune.cosines import Pair, mean_cosines
 from onnxprune.cost import Cost, cost
-from onnxprune.data import Samples
-from onnxprune.errors import DataError, Declined, ModelError, OnnxPruneError, OptionError, OutputError, PlanError
+from onnxprune.errors import ModelError, OptionError
 from onnxprune.fidelity import Fidelity
-from onnxprune.graph import constants, numbers
-from onnxprune.inputs import Inputs, Source, compare_inputs
-from onnxprune.judge import Broken, Evidence, gather_evidence, judge
+from onnxprune.judge import Broken, judge
 from onnxprune.latency import Clock
-from onnxprune.loss import Loss, check_loss, choose_loss, few
-from onnxprune.model import Model, data_files, digest, load, save
+from onnxprune.loss import check_loss
+from onnxprune.model import Model, data_files, digest, save
 from onnxprune.passes import known
-from onnxprune.plan import Edit, Plan, plan_files, read_plan
-from onnxprune.protocol import Context, Pass
+from onnxprune.plan import Edit, Plan, plan_files
+from onnxprune.protocol import Pass
+from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Goal, Result
-from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session
+from onnxprune.runtime import Feeds, observe_shapes
 from onnxprune.sites import find_sites
 from onnxprune.steps import take
-from onnxprune.structure import read_structure
-from onnxprune.synthetic import parse_shapes, probes
+from onnxprune.subject import Subject, context_for, load_subject, race_on
+from onnxprune.synthetic import parse_shapes
 from onnxprune.targets.target import Target, parse_target
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
@@ -44,19 +35,6 @@ DEFAULT_FLOOR = 0.95
 TIMING_S = 6.0
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """The original: loaded, run, with inputs to run it on."""
-
-    path: Path
-    model: Model
-    session: Session
-    samples: Samples
-    timed: Feeds
-    evidence: Evidence
-    loss: Loss | None = None
 
 
 def optimize(
@@ -99,9 +77,9 @@ def optimize(
     chosen = _passes(passes)
     floor = _floor(fidelity, passes)
     sizes = parse_shapes(shape)
-    _check_destination(destination, path)
+    check_destination(destination, path)
     progress("load and run the original")
-    subject = _subject(path, data, sizes, seed, loss, allow_synthetic=allow_synthetic)
+    subject = load_subject(path, data, sizes, seed, loss, allow_synthetic=allow_synthetic)
 
     clock = Clock(place)
     current = baseline = subject.model
@@ -110,8 +88,9 @@ def optimize(
     fidelity_now: Fidelity | None = None
     for one in chosen:
         progress(spec.format(one))
-        context = _context(one, current, baseline, subject, clock, seed=seed)
-        step = take(one, current, find_sites(current, context.structure), context, subject.evidence, floor)
+        context = context_for(one, current, baseline, subject, clock, seed=seed)
+        sites = find_sites(current, context.structure)
+        step = take(one, current, sites, context, subject.evidence, floor, race_on(place, subject.timed))
         # What refits aim at: the model as lossless edits have left it.
         baseline = step.model if baseline is current and one.lossless else baseline
         current = step.model
@@ -142,58 +121,6 @@ def optimize(
     return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports), notes)
 
 
-def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: bool = False) -> None:
-    """Replay a plan on the model it was made for; the result has the same bytes.
-
-    Args:
-        model: the original .onnx file.
-        plan: the .json file that `optimize` wrote; its tensors lie beside it.
-        output: where the result goes.
-        force: replay on another model than the plan's.
-
-    Raises:
-        PlanError: the plan belongs to another model or does not fit it.
-    """
-    path, destination = Path(model), Path(output)
-    _check_destination(destination, path)
-    loaded = load(path)
-    read = read_plan(Path(plan))
-    actual = digest(path)
-    if read.model_sha256 != actual and not force:
-        raise PlanError(
-            f"{plan}: made for the model with sha256 {read.model_sha256[:12]}…, {path} has {actual[:12]}…. "
-            "Give the original model."
-        )
-    result = replay(loaded, read.edits)
-    try:
-        open_session(result)
-    except ModelError as error:
-        raise PlanError(f"{plan}: its result does not load: {error} Make the plan again with optimize.") from error
-    save(result, destination)
-
-
-def replay(model: Model, edits: Sequence[Edit]) -> Model:
-    """The model with a plan's edits carried out in order.
-
-    Raises:
-        PlanError: an edit names an unknown pass, or does not fit the model.
-    """
-    passes = known()
-    for name, group in groupby(edits, key=lambda edit: edit.pass_name):
-        if name not in passes:
-            raise PlanError(f"The plan needs pass {name!r}. Known: {', '.join(sorted(passes))}.")
-        try:
-            model, _ = passes[name]().apply(model, tuple(group))
-        except Declined as reason:
-            raise PlanError(f"The plan does not fit the model: {reason}.") from reason
-        except OnnxPruneError:
-            raise
-        except Exception as error:
-            # A plan is a stranger's file; whatever its numbers trip over is its own fault.
-            raise PlanError(f"The plan is damaged: pass {name!r} failed with {error!r}.") from error
-    return model
-
-
 def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
     passes = known()
     if not specs:
@@ -214,82 +141,8 @@ def _floor(fidelity: float | Literal["off"] | None, specs: Sequence[str]) -> flo
     return fidelity
 
 
-def _check_destination(destination: Path, source: Path) -> None:
-    if not destination.parent.is_dir():
-        raise OutputError(f"{destination.parent}: no such folder. Make it or choose another place with --output.")
-    if destination.is_dir():
-        raise OutputError(f"{destination}: is a folder. Name a file with --output.")
-    if source.exists() and destination.exists() and destination.samefile(source):
-        raise OutputError(f"{destination}: is the input itself. Choose another place with --output.")
-
-
-def _subject(
-    path: Path,
-    data: str | None,
-    sizes: Mapping[str, tuple[int, ...]],
-    seed: int,
-    loss: str | None,
-    *,
-    allow_synthetic: bool,
-) -> _Subject:
-    model = load(path)
-    _refuse_nan(model, path)
-    session = open_session(path)
-    samples = inputs_for(model, session, data, sizes, seed)
-    measure = None
-    if allow_synthetic or not samples.synthetic:
-        measure = choose_loss(model, session, samples, loss)
-    elif loss is not None:
-        raise DataError(
-            f"--loss {loss} needs sample inputs. Give --data, or --allow-synthetic to calibrate on made-up ones."
-        )
-    timed = timed_feeds(model, session, samples, sizes)
-    probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
-    evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
-    return _Subject(path, model, session, samples, timed, evidence, measure)
-
-
-def _refuse_nan(model: Model, path: Path) -> None:
-    for tensor in constants(model.graph):
-        values = numbers(tensor)
-        if values.dtype.kind == "f" and values.size and np.isnan(np.min(values)):
-            raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
-
-
-def _context(one: Pass, model: Model, baseline: Model, subject: _Subject, clock: Clock, *, seed: int) -> Context:
-    probe_feeds = subject.evidence.probes
-    structure = None
-    if getattr(one, "structural", False):
-        shapes = observe_shapes(model, probe_feeds)
-        structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
-    statistics, compare, cosines = None, None, None
-    if subject.loss is not None:
-        samples = subject.samples.calibration
-
-        def compare(current: Model, original: Model, sources: Collection[Source]) -> Mapping[Source, Inputs]:
-            return compare_inputs(current, original, sources, samples)
-
-        def cosines(first: Model, second: Model, pairs: Sequence[Pair]) -> tuple[float, ...]:
-            return mean_cosines(first, second, pairs, few(samples))
-
-        needs = one.needs(model, find_sites(model, structure))
-        if needs.tensors:
-            statistics = collect(model, needs, subject.samples.calibration)
-    return Context(
-        statistics=statistics,
-        structure=structure,
-        observe=lambda names: observe(model, probe_feeds[0], names),
-        compare_inputs=compare,
-        cosines=cosines,
-        loss=subject.loss,
-        original=baseline,
-        latency=clock.of(model, subject.timed),
-        seed=seed,
-    )
-
-
 def _result(
-    subject: _Subject,
+    subject: Subject,
     model: Model,
     output: Path,
     plan: Path,
@@ -329,14 +182,14 @@ def _result(
     )
 
 
-def _loss_notes(subject: _Subject, edits: Sequence[Edit]) -> tuple[str, ...]:
+def _loss_notes(subject: Subject, edits: Sequence[Edit]) -> tuple[str, ...]:
     """What the loss was, where edits were scored by it."""
     if subject.loss is None or all(edit.args.get("score") != "loss" for edit in edits):
         return ()
     return (f"loss: {subject.loss.what}, of {len(subject.loss.feeds)} calibration samples",)
 
 
-def _unchanged(model: Model, subject: _Subject) -> Fidelity:
+def _unchanged(model: Model, subject: Subject) -> Fidelity:
     """Fidelity of a model that no edit stands in; less than 1 where the original answers differently each time."""
     try:
         return judge(model, subject.evidence, lossless=False)

@@ -78,6 +78,10 @@ class Proposal:
 class Pass(Protocol):
     """A frozen dataclass of options that edits graphs. `apply` depends on the edits alone, never on the options.
 
+    A pass whose edits trade fidelity for speed may offer `milder(edit)`: what is given up, in words, and an edit of the
+    same site that is as small but no faster; None where there is none. It is taken where the floor or the clock refuses
+    the first.
+
     A pass that has a true `structural` gets the model's structure. One with a true option `cut_interface` gets a
     structure in which key-value caches among inputs and outputs may be cut.
     """

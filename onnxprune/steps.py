@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune import spec
@@ -10,12 +10,10 @@ from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, Evidence, judge
 from onnxprune.model import Model
-from onnxprune.plan import Edit, Report, Skip, without
+from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
+from onnxprune.reverting import Race, Trial, largest_that_stands, milder_of, no_slower
 from onnxprune.sites import GRAPH, Site
-
-# Held-out samples that rank edits by the harm that each does alone.
-_RANKING_SAMPLES = 8
 
 
 @dataclass(frozen=True)
@@ -33,20 +31,14 @@ class Step:
     fidelity: Fidelity | None
 
 
-@dataclass(frozen=True)
-class _Trial:
-    model: Model
-    edits: tuple[Edit, ...]
-    report: Report
-    fidelity: Fidelity | None = None
-    broken: str | None = None
-
-    def stands(self, floor: float | None) -> bool:
-        return self.broken is None and (floor is None or self.fidelity is None or self.fidelity.score >= floor)
-
-
 def take(
-    one: Pass, model: Model, sites: Sequence[Site], context: Context, evidence: Evidence, floor: float | None
+    one: Pass,
+    model: Model,
+    sites: Sequence[Site],
+    context: Context,
+    evidence: Evidence,
+    floor: float | None,
+    race: Race | None = None,
 ) -> Step:
     """Run one pass; edits that break a check or sink the fidelity under `floor` are reverted and named.
 
@@ -57,6 +49,7 @@ def take(
         context: what the pass may look at.
         evidence: what the original does.
         floor: least fidelity, or None for no floor.
+        race: times models in alternation on the target; None: forms that are there for speed are taken on trust.
     """
     try:
         proposal = one.propose(model, sites, context)
@@ -66,91 +59,23 @@ def take(
     if not proposal.edits:
         return Step(model, (), blank, None)
 
-    def attempt(edits: Sequence[Edit], samples: int | None = None) -> _Trial:
+    def attempt(edits: Sequence[Edit], samples: int | None = None) -> Trial:
         return _attempt(one, model, tuple(edits), evidence, blank, samples)
 
     trial = attempt(proposal.edits)
     if not trial.stands(floor):
-        trial = _largest_that_stands(trial, _Trial(model, (), blank), proposal.edits, attempt, floor)
+        trial = largest_that_stands(trial, Trial(model, (), blank), proposal.edits, attempt, floor, milder_of(one))
+    if race is not None:
+        trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
     return Step(trial.model, trial.edits, trial.report, trial.fidelity)
 
 
 def _attempt(
     one: Pass, model: Model, edits: tuple[Edit, ...], evidence: Evidence, blank: Report, samples: int | None
-) -> _Trial:
+) -> Trial:
     try:
         edited, changes = one.apply(model, edits)
         fidelity = judge(edited, evidence, lossless=one.lossless, samples=samples)
     except (Broken, Declined) as reason:
-        return _Trial(model, edits, blank, broken=str(reason))
-    return _Trial(edited, edits, replace(blank, changes=changes), fidelity)
-
-
-def _largest_that_stands(
-    whole: _Trial,
-    nothing: _Trial,
-    edits: tuple[Edit, ...],
-    attempt: Callable[..., _Trial],
-    floor: float | None,
-) -> _Trial:
-    """Take back the edits that do most harm alone, as few as bring the rest over the floor.
-
-    Each edit is first judged alone on a few samples; those that break the model go at once. The number of further
-    reverts, worst first, is found by bisection.
-    """
-    reasons: dict[str, str] = {}
-    harm: dict[str, float] = {}
-    for edit in edits:
-        needed = _with_dependencies(edit, edits)
-        alone = attempt(needed, _RANKING_SAMPLES)
-        if alone.broken is not None:
-            reasons[edit.id] = alone.broken
-        elif alone.fidelity is not None:
-            harm[edit.id] = 1 - alone.fidelity.score
-
-    def rest(count: int) -> tuple[_Trial, dict[str, str]]:
-        worst = sorted(harm, key=lambda name: (-harm[name], name))[:count]
-        why = reasons | {name: _sinks(harm[name], floor, whole) for name in worst}
-        kept, dropped = without(edits, why.keys())
-        kept = _without_idle(kept)
-        why |= dict.fromkeys(dropped - why.keys(), "an edit that it depends on was reverted")
-        return attempt(kept) if kept else nothing, why
-
-    low, high = 0, len(harm)
-    best, why = rest(low)
-    if not best.stands(floor):
-        best, why = rest(high)
-        while high - low > 1:
-            middle = (low + high) // 2
-            trial, named = rest(middle)
-            if trial.stands(floor):
-                high, best, why = middle, trial, named
-            else:
-                low = middle
-    site_of = {edit.id: edit.site for edit in edits}
-    reverted = tuple(Skip(site=site_of[name], why=why[name]) for name in site_of if name in why)
-    return replace(best, report=replace(best.report, reverted=reverted))
-
-
-def _without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    """Edits less a raised opset that none of them asked for."""
-    wanted = {name for edit in edits for name in edit.depends_on}
-    return tuple(edit for edit in edits if edit.kind != "raise-opset" or edit.id in wanted)
-
-
-def _with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    by_id = {other.id: other for other in edits}
-    wanted, queue = {edit.id}, [edit]
-    while queue:
-        for name in queue.pop().depends_on:
-            if name in by_id and name not in wanted:
-                wanted.add(name)
-                queue.append(by_id[name])
-    return tuple(other for other in edits if other.id in wanted)
-
-
-def _sinks(harm: float, floor: float | None, whole: _Trial) -> str:
-    if whole.broken is not None:
-        return f"with all edits: {whole.broken}; alone it costs {harm:.4f} of the fidelity"
-    score = whole.fidelity.score if whole.fidelity is not None else float("nan")
-    return f"fidelity {score:.4f} was under the floor {floor}; alone it costs {harm:.4f}"
+        return Trial(model, edits, blank, broken=str(reason))
+    return Trial(edited, edits, replace(blank, changes=changes), fidelity)

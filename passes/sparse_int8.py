@@ -14,6 +14,7 @@ from onnxprune import int8
 from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, OptionError
 from onnxprune.graph import constants, elements, storage, stored_bytes, walk
+from onnxprune.int8_weights import scale_axes, wants_transposed, write_weight
 from onnxprune.model import Model, raise_opset
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
@@ -41,6 +42,8 @@ _QUANTIZED = {
     "QLinearMatMul",
     "QuantizeLinear",
 }
+# Forms that are there for speed, as reports name them.
+_GIVEN_UP = {"dynamic": "integer products", "static": "integer convolutions"}
 # Below this many inputs or outputs the integer product loses to the float one (TRAPS: measured for K or N < 16).
 _SMALLEST_PRODUCT = 16
 # Below this many numbers a weight saves less than its scales and nodes cost.
@@ -130,16 +133,17 @@ class SparseInt8:
         if not np.isfinite(weight.constant.values).all():
             raise Declined("it holds infinite numbers")
         forms = {use.name: self._form(use, weight, context, overridable) for use in weight.uses}
-        axes = {_scale_axes(use, form, weight) for use, form in zip(weight.uses, forms.values(), strict=True)}
+        axes = {scale_axes(use, form, weight) for use, form in zip(weight.uses, forms.values(), strict=True)}
         if len(axes) > 1:
             raise Declined("its readers need their scales on different axes")
         (kept,) = axes
         args: dict[str, Any] = {"weight": weight.constant.name, "forms": forms}
         values = weight.constant.values
-        if set(forms.values()) == {"dynamic"} and len({_wants_transposed(use) for use in weight.uses}) == 1:
+        if set(forms.values()) == {"dynamic"} and len({wants_transposed(use) for use in weight.uses}) == 1:
             # The product's own layout, so that no Transpose is left to run.
-            if _wants_transposed(weight.uses[0]):
+            if wants_transposed(weight.uses[0]):
                 values, kept = values.T, tuple(1 - axis for axis in kept)
+                args["transposed"] = True
             args["layout"] = "product"
         if "static" in forms.values():
             args["ranges"] = {
@@ -204,6 +208,22 @@ class SparseInt8:
             raise Declined(f"narrower than {_SMALLEST_PRODUCT}: such a product is slower with integers")
         return "dynamic"
 
+    def milder(self, edit: Edit) -> tuple[str, Edit] | None:
+        """The same integers, decoded at load instead of multiplied: as small a file, products in float.
+
+        Returns:
+            What is given up and the milder edit; None where nothing is multiplied with integers.
+        """
+        forms: dict[str, str] = edit.args.get("forms", {})
+        given_up = sorted({_GIVEN_UP[form] for form in forms.values() if form in _GIVEN_UP})
+        if not given_up:
+            return None
+        args = {key: value for key, value in edit.args.items() if key not in {"layout", "ranges", "transposed"}}
+        args["forms"] = {name: "stored" if form in _GIVEN_UP else form for name, form in forms.items()}
+        turned = bool(edit.args.get("transposed"))
+        tensors = {name: array.T if turned else array for name, array in edit.tensors.items()}
+        return " and ".join(given_up), replace(edit, args=args, tensors=tensors, depends_on=())
+
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model with its weights replaced; tensors of the edits are written as they are."""
         changes = []
@@ -222,7 +242,7 @@ class SparseInt8:
                 if weight is None:
                     raise Declined(f"{edit.site}: the model has no weight {edit.args['weight']!r}")
                 read = [tensor for use in weight.uses for tensor in (weight.constant, *use.node.inputs)]
-                change = _write(writer, weight, edit)
+                change = write_weight(writer, weight, edit)
                 replaced.append((change, [tensor for tensor in read if isinstance(tensor, gs.Constant)]))
         writer.finish()
         result.graph.cleanup(remove_unused_graph_inputs=False)
@@ -232,40 +252,6 @@ class SparseInt8:
             alive |= gone.keys()
             changes.append(replace(change, bytes_before=sum(gone.values())))
         return result, tuple(changes)
-
-
-def _write(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
-    numbers, scale = edit.tensors["weight"], edit.tensors["scale"]
-    forms = edit.args["forms"]
-    constant = weight.constant
-    dtype = constant.dtype
-    make, name = writer.rewriter, f"{constant.name}.scale"
-    already = make.added_bytes
-    _refuse_misfits(weight, edit)
-    if forms.keys() != {use.name for use in weight.uses}:
-        raise Declined(f"{edit.site}: the readers of {constant.name!r} are not those of the plan")
-    integers = make.constant(f"{constant.name}.int8", numbers)
-    stored = [use for use in weight.uses if forms[use.name] == "stored"]
-    if stored:
-        writer.stored(integers, make.shared(name, scale.astype(dtype)), stored, dtype)
-    for use in weight.uses:
-        form = forms[use.name]
-        if form == "gather":
-            writer.gathered(use, integers, make.shared(name, scale), dtype)
-        elif form == "dynamic":
-            product, alpha = _product_operand(writer, use, integers, edit), float(use.node.attrs.get("alpha", 1.0))
-            flat = (scale.astype(np.float64).ravel() * alpha).astype(np.float32)
-            writer.dynamic(use, product, make.shared(name, flat), dtype)
-        elif form == "static":
-            steps = make.shared(name, scale.astype(np.float32).ravel())
-            writer.static_convolution(use, integers, steps, _bias(use.node), edit.args["ranges"][use.name])
-    return Change(
-        site=edit.site,
-        what=f"{use_words(forms)}: {'x'.join(map(str, numbers.shape))} as int8",
-        params_before=elements(constant),
-        params_after=elements(constant),
-        bytes_after=make.added_bytes - already,
-    )
 
 
 def _opset_change(edit: Edit, before: Model, after: Model) -> Change:
@@ -278,61 +264,6 @@ def _opset_change(edit: Edit, before: Model, after: Model) -> Change:
         bytes_before=size,
         bytes_after=size_after,
     )
-
-
-def _refuse_misfits(weight: Weight, edit: Edit) -> None:
-    """Raise Declined where a plan's tensors are not those of the weight."""
-    numbers, scale, constant = edit.tensors["weight"], edit.tensors["scale"], weight.constant
-    turned = edit.args.get("layout") == "product" and _wants_transposed(weight.uses[0])
-    expected = tuple(constant.shape)[::-1] if turned else tuple(constant.shape)
-    if numbers.dtype != np.int8 or numbers.shape != expected:
-        raise Declined(
-            f"{edit.site}: {constant.name!r} must be int8 {list(expected)}, got {numbers.dtype} {list(numbers.shape)}"
-        )
-    if scale.ndim != numbers.ndim or any(a not in (1, b) for a, b in zip(scale.shape, numbers.shape, strict=True)):
-        raise Declined(f"{edit.site}: scales {list(scale.shape)} do not fit {constant.name!r} {list(numbers.shape)}")
-
-
-def use_words(forms: dict[str, str]) -> str:
-    """The forms of an edit as the report says them."""
-    words = {
-        "dynamic": "integer product",
-        "gather": "embedding rows",
-        "static": "integer convolution",
-        "stored": "weights decoded at load",
-    }
-    return ", ".join(words[form] for form in sorted(set(forms.values())))
-
-
-def _product_operand(writer: int8.Int8Writer, use: Use, integers: gs.Constant, edit: Edit) -> gs.Tensor:
-    if edit.args.get("layout") == "product" or not _wants_transposed(use):
-        return integers
-    out = writer.rewriter.variable(f"{integers.name}.transposed")
-    writer.rewriter.after(integers, [writer.rewriter.node("Transpose", [integers], [out], perm=[1, 0])])
-    return out
-
-
-def _wants_transposed(use: Use) -> bool:
-    """Whether the product reads the stored matrix transposed."""
-    swapped = use.permutation == (1, 0)
-    return swapped != bool(use.node.op == "Gemm" and use.node.attrs.get("transB", 0))
-
-
-def _scale_axes(use: Use, form: Form, weight: Weight) -> tuple[int, ...]:
-    """Axes of the stored weight that keep a scale of their own: those of the output features."""
-    rank = len(weight.constant.shape)
-    if use.role == "embedding":
-        return (0,)
-    if use.role == "conv":
-        return (1,) if use.node.op == "ConvTranspose" and use.node.attrs.get("group", 1) == 1 else (0,)
-    if use.role == "recurrent":
-        return (0, 1)
-    if form == "dynamic":
-        return (0,) if _wants_transposed(use) else (1,)
-    # A product of stacked matrices, or a weight behind a view that does more than permute.
-    if use.permutation is None:
-        return (0,)
-    return tuple(range(rank - 2)) + ((rank - 2,) if _wants_transposed(use) else (rank - 1,))
 
 
 def _fits_half(values: Array, kept: tuple[int, ...]) -> bool:
@@ -375,13 +306,6 @@ def _ranges(use: Use, context: Context) -> dict[str, Any]:
         "output": [float(value) for value in ranges[result]],
         "result": result,
     }
-
-
-def _bias(node: gs.Node) -> Array | None:
-    if len(node.inputs) < 3 or not node.inputs[2].name:
-        return None
-    values: Array = node.inputs[2].values
-    return values
 
 
 def _left_alone(model: Model) -> list[Skip]:

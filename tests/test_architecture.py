@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead"),
     ("sites", "plan", "spec", "solvers"),
-    ("int8", "low_rank", "codes", "cost", "isomorphism"),
+    ("int8", "int8_weights", "low_rank", "codes", "cost", "isomorphism"),
     ("runtime",),
     (
         "npz",
@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("merging",),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
-    ("judge", "loss", "latency", "comparison", "steps", "inspection", "result"),
+    ("judge", "loss", "latency", "comparison", "reverting", "subject", "replaying", "steps", "inspection", "result"),
     ("pipeline",),
     ("report",),
     ("cli",),

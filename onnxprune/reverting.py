@@ -1,0 +1,188 @@
+"""Which edits may stand: those that break a model, sink its fidelity or slow it down give way, as few as it takes.
+
+An edit gives way to its pass's milder form where there is one, and is reverted where there is none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from onnxprune.fidelity import Fidelity
+from onnxprune.model import Model
+from onnxprune.plan import Edit, Report, Skip, without
+from onnxprune.targets.timing import Ratio
+
+# Held-out samples that rank edits by the harm that each does alone.
+RANKING_SAMPLES = 8
+# A form must beat another by this much to be preferred: less is noise.
+_CLEARLY = 1.02
+
+Race = Callable[[Sequence[Model]], Sequence[Ratio]]
+Milder = Callable[[Edit], tuple[str, Edit] | None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Edits, the model that they make, and what became of it."""
+
+    model: Model
+    edits: tuple[Edit, ...]
+    report: Report
+    fidelity: Fidelity | None = None
+    broken: str | None = None
+
+    def stands(self, floor: float | None) -> bool:
+        """Whether the model is sound and reaches the floor."""
+        return self.broken is None and (floor is None or self.fidelity is None or self.fidelity.score >= floor)
+
+
+Attempt = Callable[..., Trial]
+
+
+def milder_of(one: Any) -> Milder:
+    """The milder form that a pass offers for an edit; none by default."""
+    found: Milder = getattr(one, "milder", lambda _: None)
+    return found
+
+
+def largest_that_stands(
+    whole: Trial, nothing: Trial, edits: tuple[Edit, ...], attempt: Attempt, floor: float | None, milder: Milder
+) -> Trial:
+    """Let the edits give way that do most harm alone, as few as bring the rest over the floor.
+
+    Each edit is first judged alone on a few samples; those that break the model go at once. How many more give way,
+    worst first, is found by bisection: to their milder forms, and only where that does not do, altogether.
+    """
+    reasons: dict[str, str] = {}
+    harm: dict[str, float] = {}
+    for edit in edits:
+        alone = attempt(_with_dependencies(edit, edits), RANKING_SAMPLES)
+        if alone.broken is not None:
+            reasons[edit.id] = alone.broken
+        elif alone.fidelity is not None:
+            harm[edit.id] = 1 - alone.fidelity.score
+    worst = sorted(harm, key=lambda name: (-harm[name], name))
+    softer = {edit.id: mild[1] for edit in edits if (mild := milder(edit)) is not None}
+
+    def soften(count: int) -> Trial:
+        taken = {name: softer[name] for name in worst[:count] if name in softer}
+        why = reasons | {name: _sinks(harm[name], floor, whole, kept=True) for name in taken}
+        return _rest([taken.get(edit.id, edit) for edit in edits], set(reasons), why, attempt, nothing)
+
+    def revert(count: int) -> Trial:
+        base = [softer.get(edit.id, edit) for edit in edits] if softened else list(edits)
+        gone = set(reasons) | set(worst[:count])
+        why = reasons | {name: _sinks(harm[name], floor, whole, kept=False) for name in worst[:count]}
+        if softened:
+            why |= {name: _sinks(harm[name], floor, whole, kept=True) for name in softer.keys() & harm.keys() - gone}
+        return _rest(base, gone, why, attempt, nothing)
+
+    softened = bool(softer)
+    if softened:
+        found = _fewest(soften, len(worst), floor)
+        if found is not None:
+            return found
+    return _fewest(revert, len(worst), floor) or nothing
+
+
+def _fewest(rest: Callable[[int], Trial], most: int, floor: float | None) -> Trial | None:
+    """The trial with the smallest count that stands, by bisection; None where not even the largest does."""
+    first = rest(0)
+    if first.stands(floor):
+        return first
+    low, high, best = 0, most, rest(most)
+    if not best.stands(floor):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        trial = rest(middle)
+        if trial.stands(floor):
+            high, best = middle, trial
+        else:
+            low = middle
+    return best
+
+
+def _rest(edits: Sequence[Edit], gone: set[str], why: Mapping[str, str], attempt: Attempt, nothing: Trial) -> Trial:
+    """What stays when some edits go, with the reasons in its report."""
+    kept, dropped = without(edits, gone)
+    kept = _without_idle(kept)
+    named = dict(why) | dict.fromkeys(dropped - why.keys(), "an edit that it depends on was reverted")
+    trial = attempt(kept) if kept else nothing
+    reverted = tuple(Skip(site=edit.site, why=named[edit.id]) for edit in edits if edit.id in named)
+    return replace(trial, report=replace(trial.report, reverted=reverted))
+
+
+def no_slower(trial: Trial, before: Model, attempt: Attempt, floor: float | None, milder: Milder, race: Race) -> Trial:
+    """Keep the forms that are there for speed only where the clock agrees.
+
+    Args:
+        trial: that stands.
+        before: the model without its edits.
+        attempt: judges edits.
+        floor: of the fidelity.
+        milder: gives up a form.
+        race: how many times as fast as the first model each one is, timed in alternation.
+    """
+    softer = {edit.id: mild for edit in trial.edits if (mild := milder(edit)) is not None}
+    forms = sorted({words for words, _ in softer.values()})
+    if not forms:
+        return trial
+    ratio = race([before, trial.model])[1]
+    if ratio.low > 1 and len(forms) == 1:
+        return trial
+    choices = [trial]
+    given_up: list[tuple[str, ...]] = [()]
+    for count in range(1, len(forms) + 1):
+        for some in itertools.combinations(forms, count):
+            taken = {name: mild for name, (words, mild) in softer.items() if words in some}
+            other = attempt(_without_idle([taken.get(edit.id, edit) for edit in trial.edits]))
+            if other.stands(floor):
+                choices.append(other)
+                given_up.append(some)
+    ratios = race([before, *(choice.model for choice in choices)])[1:]
+    best = max(range(len(choices)), key=lambda at: ratios[at].ratio)
+    # A draw goes to what multiplies in float: it is closer to the original.
+    mildest = len(choices) - 1
+    if ratios[best].ratio <= _CLEARLY * ratios[mildest].ratio:
+        best = mildest
+    elif ratios[best].ratio <= _CLEARLY * ratios[0].ratio:
+        best = 0
+    if best == 0:
+        return trial
+    text = f"{ratios[0].ratio:.2f} x the speed with it, {ratios[best].ratio:.2f} x with weights decoded at load"
+    skips = tuple(
+        Skip(site=edit.site, why=f"{softer[edit.id][0]} are no faster here: {text}")
+        for edit in trial.edits
+        if edit.id in softer and softer[edit.id][0] in given_up[best]
+    )
+    chosen = choices[best]
+    return replace(chosen, report=replace(chosen.report, reverted=(*trial.report.reverted, *skips)))
+
+
+def _without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """Edits less a raised opset that none of them asked for."""
+    wanted = {name for edit in edits for name in edit.depends_on}
+    return tuple(edit for edit in edits if edit.kind != "raise-opset" or edit.id in wanted)
+
+
+def _with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    by_id = {other.id: other for other in edits}
+    wanted, queue = {edit.id}, [edit]
+    while queue:
+        for name in queue.pop().depends_on:
+            if name in by_id and name not in wanted:
+                wanted.add(name)
+                queue.append(by_id[name])
+    return tuple(other for other in edits if other.id in wanted)
+
+
+def _sinks(harm: float, floor: float | None, whole: Trial, *, kept: bool) -> str:
+    instead = ", so its milder form is kept" if kept else ""
+    if whole.broken is not None:
+        return f"with all edits: {whole.broken}{instead}; alone it costs {harm:.4f} of the fidelity"
+    score = whole.fidelity.score if whole.fidelity is not None else float("nan")
+    return f"fidelity {score:.4f} was under the floor {floor}{instead}; alone it costs {harm:.4f}"

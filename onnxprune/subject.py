@@ -1,0 +1,137 @@
+"""The original and what a pass may look at: loaded, run, with inputs, statistics and clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxprune.calibration import collect
+from onnxprune.comparison import inputs_for, timed_feeds
+from onnxprune.cosines import Pair, mean_cosines
+from onnxprune.data import Samples
+from onnxprune.errors import DataError, ModelError
+from onnxprune.graph import constants, numbers
+from onnxprune.inputs import Inputs, Source, compare_inputs
+from onnxprune.judge import Evidence, gather_evidence
+from onnxprune.latency import Clock
+from onnxprune.loss import Loss, choose_loss, few
+from onnxprune.model import Model, load
+from onnxprune.protocol import Context, Pass
+from onnxprune.reverting import Race
+from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session, written
+from onnxprune.sites import find_sites
+from onnxprune.structure import read_structure
+from onnxprune.synthetic import probes
+from onnxprune.targets.target import Target
+from onnxprune.targets.timing import Ratio
+
+# Seconds a model when forms are raced against each other.
+RACE_S = 0.5
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The original: loaded, run, with inputs to run it on."""
+
+    path: Path
+    model: Model
+    session: Session
+    samples: Samples
+    timed: Feeds
+    evidence: Evidence
+    loss: Loss | None = None
+
+
+def load_subject(
+    path: Path,
+    data: str | None,
+    sizes: Mapping[str, tuple[int, ...]],
+    seed: int,
+    loss: str | None,
+    *,
+    allow_synthetic: bool,
+) -> Subject:
+    """Load a model, run it once on everything, and choose what losses measure.
+
+    Raises:
+        OnnxPruneError: the model, the data or an option is at fault.
+    """
+    model = load(path)
+    _refuse_nan(model, path)
+    session = open_session(path)
+    samples = inputs_for(model, session, data, sizes, seed)
+    measure = None
+    if allow_synthetic or not samples.synthetic:
+        measure = choose_loss(model, session, samples, loss)
+    elif loss is not None:
+        raise DataError(
+            f"--loss {loss} needs sample inputs. Give --data, or --allow-synthetic to calibrate on made-up ones."
+        )
+    timed = timed_feeds(model, session, samples, sizes)
+    probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
+    evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
+    return Subject(path, model, session, samples, timed, evidence, measure)
+
+
+def race_on(place: Target, feeds: Feeds) -> Race:
+    """Times models in alternation on the target, each written as it would be saved."""
+
+    def race(models: Sequence[Model]) -> tuple[Ratio, ...]:
+        with ExitStack() as stack:
+            paths = [stack.enter_context(written(model)) for model in models]
+            return tuple(timed.speedup for timed in place.time(paths, feeds, budget_s=RACE_S * len(paths)))
+
+    return race
+
+
+def _refuse_nan(model: Model, path: Path) -> None:
+    for tensor in constants(model.graph):
+        values = numbers(tensor)
+        if values.dtype.kind == "f" and values.size and np.isnan(np.min(values)):
+            raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
+
+
+def context_for(one: Pass, model: Model, baseline: Model, subject: Subject, clock: Clock, *, seed: int) -> Context:
+    """What a pass may look at: structure where it asks for it, statistics where there are samples.
+
+    Args:
+        one: the pass whose turn it is.
+        model: as earlier passes left it.
+        baseline: the model before any lossy edit.
+        subject: the original and its inputs.
+        clock: times single linears on the target.
+        seed: of random choices.
+    """
+    probe_feeds = subject.evidence.probes
+    structure = None
+    if getattr(one, "structural", False):
+        shapes = observe_shapes(model, probe_feeds)
+        structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
+    statistics, compare, cosines = None, None, None
+    if subject.loss is not None:
+        samples = subject.samples.calibration
+
+        def compare(current: Model, original: Model, sources: Collection[Source]) -> Mapping[Source, Inputs]:
+            return compare_inputs(current, original, sources, samples)
+
+        def cosines(first: Model, second: Model, pairs: Sequence[Pair]) -> tuple[float, ...]:
+            return mean_cosines(first, second, pairs, few(samples))
+
+        needs = one.needs(model, find_sites(model, structure))
+        if needs.tensors:
+            statistics = collect(model, needs, subject.samples.calibration)
+    return Context(
+        statistics=statistics,
+        structure=structure,
+        observe=lambda names: observe(model, probe_feeds[0], names),
+        compare_inputs=compare,
+        cosines=cosines,
+        loss=subject.loss,
+        original=baseline,
+        latency=clock.of(model, subject.timed),
+        seed=seed,
+    )
