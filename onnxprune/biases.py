@@ -14,9 +14,13 @@ from onnxprune.graph import fresh_name
 Array = np.ndarray[Any, Any]
 # Operators with a bias input of their own, after which an Add would be one node too many.
 _BIAS_SLOT = {"Conv": 2, "FusedConv": 2, "Gemm": 2}
+# Fused sums of com.microsoft that take the bias of one of their two summands.
+_FUSED_SLOT = {"SkipLayerNormalization": 4, "SkipSimplifiedLayerNormalization": 3}
 
 
-def add_bias(graph: gs.Graph, names: Sequence[str], bias: Array) -> dict[str, str]:
+def add_bias(
+    graph: gs.Graph, names: Sequence[str], bias: Array, *, overridable: frozenset[str] = frozenset()
+) -> dict[str, str]:
     """Add one vector to the outputs of nodes that share a weight: MatMul, Gemm or Conv.
 
     It goes into the bias that they have already, where nothing else reads that; else each gets one.
@@ -25,6 +29,7 @@ def add_bias(graph: gs.Graph, names: Sequence[str], bias: Array) -> dict[str, st
         graph: edited in place.
         names: of the nodes' outputs.
         bias: [n], on the last axis, of a convolution on the channels.
+        overridable: initializers that a caller may replace, so that nothing can be hidden in them.
 
     Returns:
         Tensors that took over a node's output because an Add had to be made: new name -> name of the output.
@@ -38,7 +43,7 @@ def add_bias(graph: gs.Graph, names: Sequence[str], bias: Array) -> dict[str, st
         raise Declined(f"the model has no tensor {missing[0]!r}")
     nodes = [made_by[name] for name in names]
     held = _common_bias(nodes, graph)
-    if held is not None:
+    if held is not None and held.name not in overridable and held.values.shape == bias.shape:
         values = held.values
         held.values = (values.astype(np.float64) + bias).astype(values.dtype)
         return {}
@@ -95,9 +100,14 @@ def _own_bias(node: gs.Node, given_out: set[int]) -> tuple[gs.Constant | None, g
         plain = isinstance(bias, gs.Constant) and len(bias.shape) == 1 and float(node.attrs.get("beta", 1.0)) == 1.0
         return (bias, node) if plain else (None, None)
     out = node.outputs[0]
-    if slot is not None or len(out.outputs) != 1 or out.outputs[0].op != "Add" or id(out) in given_out:
+    if slot is not None or len(out.outputs) != 1 or id(out) in given_out:
         return None, None
-    add = out.outputs[0]
-    other = next((tensor for tensor in add.inputs if tensor is not out), None)
+    reader = out.outputs[0]
+    if reader.op in _FUSED_SLOT and len(reader.inputs) > _FUSED_SLOT[reader.op]:
+        other = reader.inputs[_FUSED_SLOT[reader.op]]
+    elif reader.op == "Add":
+        other = next((tensor for tensor in reader.inputs if tensor is not out), None)
+    else:
+        return None, None
     plain = isinstance(other, gs.Constant) and len(other.shape) == 1
-    return (other, add) if plain else (None, None)
+    return (other, reader) if plain else (None, None)

@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.dimensions import Consumer, Dimension
 from onnxprune.dimensions.factors import Indices
 from onnxprune.graph import constants, numbers
+from onnxprune.model import Model
 from onnxprune.structure import Structure
 from onnxprune.unchanging import Unchanging, uniform
 
@@ -54,8 +55,9 @@ class Dead:
 class DeadUnits:
     """Finds dead units dimension by dimension; the graph is run once, and only where the weights give cause."""
 
-    def __init__(self, graph: gs.Graph, structure: Structure, observe: Observe) -> None:
-        self._graph = graph
+    def __init__(self, model: Model, structure: Structure, observe: Observe) -> None:
+        graph = model.graph
+        self._model = model
         self._structure = structure
         self._shapes = {name: runs[0] for name, runs in structure.shapes.items()}
         self._observe = observe
@@ -123,7 +125,7 @@ class DeadUnits:
         return self._walk(self._values)
 
     def _walk(self, values: Mapping[str, Array] | None) -> Unchanging:
-        return Unchanging(self._graph, self._shapes, values, opset=int(self._graph.opset or 1))
+        return Unchanging(self._model.graph, self._shapes, values, overridable=self._model.overridable)
 
     def _elements(self, dimension: Dimension, consumer: Consumer) -> Indices | None:
         """[units, k] where the units lie on the axis that the consumer sums over."""

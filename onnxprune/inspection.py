@@ -124,7 +124,7 @@ def _look(model: Model, session: Session, feeds: Feeds) -> tuple[Structure, tupl
     others = probes(model, session, feeds)
     structure = read_structure(model, observe_shapes(model, others))
     sites = find_sites(model, structure)
-    finder = DeadUnits(model.graph, structure, lambda names: observe(model, others[0], names))
+    finder = DeadUnits(model, structure, lambda names: observe(model, others[0], names))
     dead = {
         site.id: finder.of(structure.dimensions.all[site.dimension]).count
         for site in sites

@@ -124,12 +124,16 @@ def with_registered(model: Model, sites: Mapping[str, Mapping[str, Any]]) -> Mod
 
 def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
     known, names = registered(model), _Names(model)
+    anchors: Counter[str] = Counter()
     sizes = {name: runs[0] for name, runs in structure.shapes.items()}
     for dimension in structure.dimensions.all:
         kind = dimension.kind
         if kind == "widths" or not _is_site(dimension):
             continue
         anchor = _anchor(dimension)
+        anchors[anchor] += 1
+        if anchors[anchor] > 1:
+            anchor = f"{anchor} #{anchors[anchor]}"
         name = names.of(kind, anchor)
         numbers = {
             member.tensor: elements_of(sizes.get(member.tensor, ()))
@@ -171,10 +175,14 @@ def _is_site(dimension: Dimension) -> bool:
 
 
 def _anchor(dimension: Dimension) -> str:
-    """Names of the first weights around the units; cuts leave names alone."""
-    producers = [producer.weight for producer in dimension.producers if producer.weight]
-    consumers = [consumer.weight for consumer in dimension.consumers if consumer.weight]
-    return f"{(producers or [''])[0]} > {(consumers or [''])[0]}"
+    """Names of weights around the units; cuts leave names alone.
+
+    The last producer tells groups of query heads, which keys and values have too, from the queries in each group.
+    """
+    producers = [producer.weight for producer in dimension.producers if producer.weight] or [""]
+    consumers = [consumer.weight for consumer in dimension.consumers if consumer.weight] or [""]
+    first, last = producers[0], producers[-1]
+    return f"{first if first == last else f'{first} … {last}'} > {consumers[0]}"
 
 
 def _block_sites(model: Model, structure: Structure) -> Iterator[Site]:

@@ -33,11 +33,17 @@ class Unchanging:
     """
 
     def __init__(
-        self, graph: gs.Graph, shapes: Shapes, values: Mapping[str, Array] | None = None, *, opset: int = 13
+        self,
+        graph: gs.Graph,
+        shapes: Shapes,
+        values: Mapping[str, Array] | None = None,
+        *,
+        overridable: frozenset[str] = frozenset(),
     ) -> None:
         self.still: dict[str, Array] = {}
         self.asked: dict[str, None] = {}
-        self.opset = opset
+        self.opset = int(graph.opset or 1)
+        self._overridable = overridable
         self._shapes = shapes
         self._values = values
         # Constants and views of them: weights are looked at in place.
@@ -67,6 +73,8 @@ class Unchanging:
 
     def known(self, tensor: gs.Tensor) -> Array | None:
         """Values of a constant, or of a view of one."""
+        if tensor.name in self._overridable:
+            return None
         return numbers(tensor) if _fixed(tensor) else self._known.get(tensor.name)
 
     def of(self, tensor: gs.Tensor) -> Array | None:

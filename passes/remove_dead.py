@@ -35,7 +35,7 @@ class RemoveDead:
         structure = context.structure
         if structure is None or context.observe is None:
             raise Declined("the model's shapes were not observed")
-        finder = DeadUnits(model.graph, structure, context.observe)
+        finder = DeadUnits(model, structure, context.observe)
         first = shapes_edit(self.name, structure)
         edits: list[Edit] = []
         skips: list[Skip] = []

@@ -85,11 +85,11 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
     bare = _totals(copy.graph)
     for edit in cuts:
         for at, names in enumerate(edit.args.get("folds", ())):
-            raw = add_bias(copy.graph, [str(name) for name in names], edit.tensors[f"bias.{at}"])
+            readers = [str(name) for name in names]
+            raw = add_bias(copy.graph, readers, edit.tensors[f"bias.{at}"], overridable=copy.overridable)
             shapes.update({new: shapes[old] for new, old in raw.items()})
     structure = read_structure(copy, shapes, interface=bool(args.get("interface", False)))
-    by_anchor = {site.anchor: site for site in find_sites(copy, structure) if site.dimension is not None}
-    sites = {site.id: site for site in by_anchor.values()}
+    sites = {site.id: site for site in find_sites(copy, structure) if site.dimension is not None}
     removals: dict[int, tuple[int, ...]] = {}
     for edit in cuts:
         site = sites.get(edit.site)

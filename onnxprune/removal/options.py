@@ -73,7 +73,7 @@ class Removal:
             site, *numbers = item.split("/")
             if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
                 raise OptionError(f"{self.name}: units read SITE/UNIT/UNIT…, got {item!r}.")
-            picked[site] = tuple(sorted({int(number) for number in numbers}))
+            picked[site] = tuple(sorted({*picked.get(site, ()), *map(int, numbers)}))
         return picked
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
@@ -188,8 +188,7 @@ class Removal:
                     # Ranked by magnitude then, as in its turn.
                     around = None
             ranked.append(self._scores(model, site, structure, context, around))
-        least = [min(self.multiple, site.units) for site in sites]
-        gone = scores.lowest_over_sites(ranked, removals, least, level=self.score != "obs")
+        gone = scores.lowest_over_sites(ranked, removals, multiple=self.multiple, level=self.score != "obs")
         return [len(units) for units in gone]
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:

@@ -51,26 +51,34 @@ def lowest(score: Array, count: int) -> tuple[int, ...]:
 
 
 def lowest_over_sites(
-    scores: Sequence[Array], removals: int, least_kept: Sequence[int], *, level: bool = True
+    scores: Sequence[Array], removals: int, *, multiple: int = 1, level: bool = True
 ) -> list[tuple[int, ...]]:
-    """The `removals` lowest units over several sites.
+    """The lowest units over several sites: `removals` of them, or fewer where multiples leave no other way.
 
     Args:
         scores: per site, [units].
         removals: how many go in all.
-        least_kept: per site, how many stay whatever their scores.
+        multiple: what stays of a site is a multiple of this, or all of it; never less than one multiple.
         level: bring each site's scores to one L2 norm first, since norms of different layers do not compare.
 
     Source: Michel et al. 2019, Are Sixteen Heads Really Better than One?, section 4 (the norm per layer).
     """
-    entries = sorted(
-        (float(value), site, unit)
-        for site, score in enumerate(scores)
-        for unit, value in enumerate(score / max(float(np.linalg.norm(score)), 1e-30) if level else score)
-    )
+    portions: list[tuple[float, int, int, list[int]]] = []
+    for site, score in enumerate(scores):
+        values = score / max(float(np.linalg.norm(score)), 1e-30) if level else score
+        order = np.argsort(values, kind="stable")
+        # The first portion takes what is beyond the last multiple.
+        bounds = range(len(order) % multiple or multiple, len(order) - multiple + 1, multiple)
+        for number, end in enumerate(bounds):
+            portion = [int(unit) for unit in order[bounds[number - 1] if number else 0 : end]]
+            portions.append((float(values[portion].mean()), site, number, portion))
     gone: list[list[int]] = [[] for _ in scores]
-    for _, site, unit in entries:
-        if removals and len(scores[site]) - len(gone[site]) > least_kept[site]:
-            gone[site].append(unit)
-            removals -= 1
+    closed: set[int] = set()
+    for _, site, _, portion in sorted(portions):
+        # A site's portions go in order, so that one that is too large ends the site.
+        if site in closed or len(portion) > removals:
+            closed.add(site)
+            continue
+        gone[site] += portion
+        removals -= len(portion)
     return [tuple(sorted(units)) for units in gone]
