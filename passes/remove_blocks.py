@@ -196,19 +196,27 @@ class RemoveBlocks:
         known = entries(sites)
         if self.layers:
             known |= {_layer(unit): {"anchor": f"layer of {unit[-1].anchor}"} for unit in units}
-        return tuple(
+        # Told once: a plan that repeated it in each edit would grow with their square.
+        first = Edit(id=f"{self.name}.sites", pass_name=self.name, site=GRAPH, kind="note-sites", args={"sites": known})
+        cuts = tuple(
             Edit(
                 id=f"{self.name}.{_name(unit)}",
                 pass_name=self.name,
                 site=_name(unit),
                 kind="remove-layer" if self.layers else "remove-block",
-                args={"cuts": _cuts(unit), "blocks": known, **why.get(unit, {})},
+                args={"cuts": _cuts(unit), **why.get(unit, {})},
+                depends_on=(first.id,),
             )
             for unit in gone
         )
+        return (first, *cuts) if cuts else ()
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model with the readers of each block's output reading its residual input."""
+        known = {name: entry for edit in edits for name, entry in edit.args.get("sites", {}).items()}
+        edits = [edit for edit in edits if edit.kind != "note-sites"]
+        if not edits:
+            return model, ()
         copy = model.copy()
         streams = Bypass(copy.graph)
         changes = []
@@ -227,7 +235,6 @@ class RemoveBlocks:
                 )
             )
         streams.finish()
-        known = {name: entry for edit in edits for name, entry in edit.args["blocks"].items()}
         return with_registered(copy, {name: {"units": 1, **entry} for name, entry in known.items()}), tuple(changes)
 
 

@@ -22,6 +22,7 @@ from onnxprune.sites import GRAPH, Site, elements_of, find_sites, with_registere
 from onnxprune.structure import Structure, pack_shapes, read_structure, unpack_shapes
 
 Array = np.ndarray[Any, Any]
+Weights = Mapping[str, gs.Constant]
 
 
 def dimension_of(site: Site, structure: Structure) -> Dimension:
@@ -31,10 +32,14 @@ def dimension_of(site: Site, structure: Structure) -> Dimension:
     return structure.dimensions.all[site.dimension]
 
 
-def weight_parts(graph: gs.Graph, dimension: Dimension) -> Iterator[tuple[Array, int, Array]]:
+def weights_of(graph: gs.Graph) -> Weights:
+    """Stored tensors by name."""
+    return {tensor.name: tensor for tensor in constants(graph)}
+
+
+def weight_parts(held: Weights, dimension: Dimension) -> Iterator[tuple[Array, int, Array]]:
     """(values, axis, elements [units, k]) of every weight that produces or consumes the units."""
     named = {producer.weight for producer in dimension.producers} | {end.weight for end in dimension.consumers}
-    held = {tensor.name: tensor for tensor in constants(graph)}
     for member in dimension.members:
         if member.tensor in named and member.tensor in held:
             yield held[member.tensor].values, member.axis, member.elements

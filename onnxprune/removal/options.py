@@ -14,7 +14,15 @@ from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.removal import ranking
-from onnxprune.removal.edits import apply_removals, dimension_of, removal_edit, shapes_edit, weight_parts
+from onnxprune.removal.edits import (
+    Weights,
+    apply_removals,
+    dimension_of,
+    removal_edit,
+    shapes_edit,
+    weight_parts,
+    weights_of,
+)
 from onnxprune.removal.refitting import Surroundings, survey, with_refit
 from onnxprune.sites import GRAPH, Kind, Site
 from onnxprune.solvers import scores
@@ -96,9 +104,9 @@ class Removal:
             counts = self._global_counts(model, open_sites, structure, context)
         first = shapes_edit(self.name, structure)
         edits: list[Edit] = []
-        current = model
+        current, held = model, weights_of(model.graph)
         for site, count in zip(open_sites, counts, strict=True):
-            edit = self._edit(site, count, current, context, first)
+            edit = self._edit(site, count, current, held, context, first)
             if edit is None:
                 skips.append(Skip(site=site.id, why=f"all {site.units} units stay"))
                 continue
@@ -106,6 +114,7 @@ class Removal:
             if self._looks(context):
                 # The next site is surveyed on what this one leaves.
                 current, _ = apply_removals(model, [first, *edits])
+                held = weights_of(current.graph)
         return Proposal((first, *edits) if edits else (), tuple(skips))
 
     def _looks(self, context: Context) -> bool:
@@ -134,7 +143,9 @@ class Removal:
             skips.append(Skip(site=GRAPH, why=f"no {self.kind} were found"))
         return open_sites, skips
 
-    def _edit(self, site: Site, count: int, current: Model, context: Context, first: Edit) -> Edit | None:
+    def _edit(
+        self, site: Site, count: int, current: Model, held: Weights, context: Context, first: Edit
+    ) -> Edit | None:
         """The edit of one site; None where all its units stay."""
         structure = context.structure
         picked = self._picked(site)
@@ -147,7 +158,7 @@ class Removal:
                 around = survey(current, context.original or current, dimension, context.compare_inputs)
             except Declined as reason:
                 refused = str(reason)
-        units = picked or scores.lowest(self._scores(current, site, structure, context, around), count)
+        units = picked or scores.lowest(self._scores(held, site, structure, context, around), count)
         edit = removal_edit(self.name, site, units, first)
         if around is not None and self.refit:
             return with_refit(edit, around, units, current)
@@ -163,14 +174,14 @@ class Removal:
         return units
 
     def _scores(
-        self, model: Model, site: Site, structure: Structure, context: Context, around: Surroundings | None
+        self, held: Weights, site: Site, structure: Structure, context: Context, around: Surroundings | None
     ) -> Array:
         if self.score == "random":
             return scores.random(site.units, context.seed, site.id)
         if self.score in ranking.BY_INPUTS and around is not None:
             return ranking.BY_INPUTS[self.score](around.layers, around.inputs)
         dimension = dimension_of(site, structure)
-        return scores.magnitude(weight_parts(model.graph, dimension), dimension.units)
+        return scores.magnitude(weight_parts(held, dimension), dimension.units)
 
     def _global_counts(self, model: Model, sites: Sequence[Site], structure: Structure, context: Context) -> list[int]:
         """How many go from each site, by scores of the uncut model; each site's own order is found in its turn."""
@@ -178,7 +189,7 @@ class Removal:
         removals = max(0, sum(site.units for site in sites) - stay)
         if not removals:
             return [0] * len(sites)
-        ranked = []
+        ranked, held = [], weights_of(model.graph)
         for site in sites:
             around = None
             if context.compare_inputs is not None and self.score not in ranking.BLIND:
@@ -187,7 +198,7 @@ class Removal:
                 except Declined:
                     # Ranked by magnitude then, as in its turn.
                     around = None
-            ranked.append(self._scores(model, site, structure, context, around))
+            ranked.append(self._scores(held, site, structure, context, around))
         gone = scores.lowest_over_sites(ranked, removals, multiple=self.multiple, level=self.score != "obs")
         return [len(units) for units in gone]
 

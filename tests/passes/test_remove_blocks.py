@@ -16,6 +16,7 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
 from onnxprune.passes import RemoveBlocks
+from onnxprune.plan import Edit
 from onnxprune.protocol import Context, Proposal
 from onnxprune.runtime import Feeds, observe_shapes, open_session
 from onnxprune.sites import find_sites
@@ -42,8 +43,13 @@ def propose(one: RemoveBlocks, model: Model, probes: list[Feeds], seed: int = 0)
 
 
 def run(one: RemoveBlocks, model: Model, probes: list[Feeds]) -> tuple[Model, list[str]]:
-    edits = propose(one, model, probes).edits
-    return one.apply(model, edits)[0], [edit.site for edit in edits]
+    proposal = propose(one, model, probes)
+    return one.apply(model, proposal.edits)[0], [edit.site for edit in cuts(proposal)]
+
+
+def cuts(proposal: Proposal) -> tuple[Edit, ...]:
+    """The edits of blocks, without the one that notes which sites there are."""
+    return tuple(edit for edit in proposal.edits if edit.kind != "note-sites")
 
 
 def test_a_share_is_one_of_the_original_blocks(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -90,7 +96,7 @@ def test_ids_survive_the_removal_of_other_blocks() -> None:
 def test_every_block_is_removed_or_listed() -> None:
     net = layers(2)
     proposal = propose(RemoveBlocks(keep=1, roles=("attention",), score="magnitude"), net.model(), probes_of(net))
-    gone = [edit.site for edit in proposal.edits]
+    gone = [edit.site for edit in cuts(proposal)]
     skips = {skip.site: skip.why for skip in proposal.skips}
     assert len(gone) == 1
     assert sorted([*gone, *skips]) == ["block.0", "block.1", "block.2", "block.3"]
@@ -109,7 +115,7 @@ def test_random_choices_follow_the_seed() -> None:
     net = layers(4)
     model, probes = net.model(), probes_of(net)
     one = RemoveBlocks(keep=0.5, score="random")
-    chosen = [[edit.site for edit in propose(one, model, probes, seed).edits] for seed in (0, 0, 1, 2)]
+    chosen = [[edit.site for edit in cuts(propose(one, model, probes, seed))] for seed in (0, 0, 1, 2)]
     assert chosen[0] == chosen[1]
     assert len({tuple(sites) for sites in chosen}) > 1
 
@@ -120,7 +126,7 @@ def test_the_weakest_blocks_go_first() -> None:
         if list(tensor.dims) == [32, WIDTH] and tensor is next(t for t in net.initializers if t.dims == tensor.dims):
             tensor.raw_data = bytes(len(tensor.raw_data))
     assert [
-        edit.site for edit in propose(RemoveBlocks(keep=3, score="magnitude"), net.model(), probes_of(net)).edits
+        edit.site for edit in cuts(propose(RemoveBlocks(keep=3, score="magnitude"), net.model(), probes_of(net)))
     ] == ["block.1"]
 
 
@@ -128,7 +134,7 @@ def test_edits_applied_again_give_the_same_bytes() -> None:
     net = net_of(pre_norm)
     model, probes = net.model(), probes_of(net)
     one = RemoveBlocks(keep=0.5, score="magnitude")
-    edits = propose(one, model, probes).edits
+    edits = cuts(propose(one, model, probes))
     assert to_bytes(one.apply(model, edits)[0]) == to_bytes(RemoveBlocks().apply(model, edits)[0])
 
 
@@ -136,12 +142,13 @@ def test_a_reverted_edit_leaves_the_others_good() -> None:
     """Whatever subset of a proposal stands, its edits name what they need."""
     net = net_of(pre_norm)
     model, probes = net.model(), probes_of(net)
-    edits = propose(RemoveBlocks(keep=0, score="magnitude"), model, probes).edits
+    first, *edits = propose(RemoveBlocks(keep=0, score="magnitude"), model, probes).edits
     assert len(edits) == 4
     for left_out in edits:
-        smaller, _ = RemoveBlocks().apply(model, [edit for edit in edits if edit is not left_out])
+        smaller, _ = RemoveBlocks().apply(model, [first, *(edit for edit in edits if edit is not left_out)])
         structure = read_structure(smaller, observe_shapes(smaller, probes))
         assert [s.id for s in find_sites(smaller, structure) if s.kind == "block"] == [left_out.site]
+    assert RemoveBlocks().apply(model, [first]) == (model, ())
 
 
 @pytest.mark.parametrize(
@@ -247,7 +254,7 @@ def test_the_block_that_does_least_goes_first(score: Literal["loss", "cosine"]) 
     model = louder(net, (1.0, 0.2, 0.02, 1.0))
     for keep, expected in ((3, ["block.2"]), (2, ["block.1", "block.2"])):
         one = RemoveBlocks(keep=keep, score=score)
-        edits = scored(one, model, probes, divergence(model, probes)).edits
+        edits = cuts(scored(one, model, probes, divergence(model, probes)))
         assert [edit.site for edit in edits] == expected
 
 
@@ -255,7 +262,7 @@ def test_the_loss_of_a_removal_is_that_of_the_model_without_the_block() -> None:
     net = layers(2)
     model, probes = net.model(), probes_of(net)
     loss = divergence(model, probes)
-    edits = scored(RemoveBlocks(keep=3), model, probes, loss).edits
+    edits = cuts(scored(RemoveBlocks(keep=3), model, probes, loss))
     smaller, changes = RemoveBlocks().apply(model, edits)
     before, after = edits[0].args["loss"]
     assert before == pytest.approx(0, abs=1e-9)
@@ -279,11 +286,11 @@ def test_greedy_scores_anew_after_each_removal() -> None:
             calls[-1] += (3,)
         return made[calls[-1]]
 
-    once = scored(RemoveBlocks(keep=2), model, probes, loss).edits
+    once = cuts(scored(RemoveBlocks(keep=2), model, probes, loss))
     assert [edit.site for edit in once] == ["block.0", "block.1"]
     assert len(calls) == 5
     calls.clear()
-    greedy = scored(RemoveBlocks(keep=2, greedy=True), model, probes, loss).edits
+    greedy = cuts(scored(RemoveBlocks(keep=2, greedy=True), model, probes, loss))
     assert [edit.site for edit in greedy] == ["block.0", "block.2"]
     assert [edit.args["loss"] for edit in greedy] == [[0.0, 0.1], [0.1, 0.1]]
     assert len(calls) == 1 + 4 + 3
@@ -293,12 +300,12 @@ def test_whole_layers_are_cut_and_counted() -> None:
     net = layers(3)
     probes = probes_of(net)
     model = net.model()
-    edits = propose(RemoveBlocks(keep=2, layers=True, score="magnitude"), model, probes).edits
+    edits = cuts(propose(RemoveBlocks(keep=2, layers=True, score="magnitude"), model, probes))
     assert len(edits) == 1
     assert edits[0].site in {"block.0+block.1", "block.2+block.3", "block.4+block.5"}
     smaller, changes = RemoveBlocks().apply(model, edits)
     assert [change.what for change in changes] == ["layer removed"]
-    both = propose(RemoveBlocks(sites=tuple(edits[0].site.split("+"))), model, probes).edits
+    both = cuts(propose(RemoveBlocks(sites=tuple(edits[0].site.split("+"))), model, probes))
     assert [t.name for t in smaller.graph.tensors().values()] == [
         t.name for t in RemoveBlocks().apply(model, both)[0].graph.tensors().values()
     ]
@@ -318,7 +325,7 @@ def test_a_share_of_layers_is_one_of_the_original_layers() -> None:
 def test_the_guard_keeps_the_first_and_the_last() -> None:
     net = layers(2)
     proposal = propose(RemoveBlocks(keep=0, guard="1/2", score="magnitude"), net.model(), probes_of(net))
-    assert [edit.site for edit in proposal.edits] == ["block.1"]
+    assert [edit.site for edit in cuts(proposal)] == ["block.1"]
     assert [(skip.site, skip.why) for skip in proposal.skips] == [
         ("block.0", "guarded as one of the first"),
         ("block.2", "guarded as one of the last"),
@@ -352,4 +359,4 @@ def test_scores_by_samples_need_some(score: Literal["loss", "cosine"], keep: flo
 
 def test_nothing_is_asked_of_a_pass_that_cuts_nothing() -> None:
     net = layers(1)
-    assert propose(RemoveBlocks(), net.model(), probes_of(net)).edits == ()
+    assert cuts(propose(RemoveBlocks(), net.model(), probes_of(net))) == ()
