@@ -40,14 +40,15 @@ def parse(text: str, passes: Mapping[str, type[Any]]) -> Any:
 def format(instance: Any) -> str:  # noqa: A001 - the inverse of parse, read as spec.format
     """The spec of a pass: its name and the options that differ from their defaults, in declared order."""
     changed = [
-        f"{field.name}={_text(getattr(instance, field.name))}"
+        f"{field.name}={option_text(getattr(instance, field.name))}"
         for field in dataclasses.fields(instance)
         if getattr(instance, field.name) != field.default
     ]
     return f"{instance.name}:{','.join(changed)}" if changed else str(instance.name)
 
 
-def _text(value: Any) -> str:
+def option_text(value: Any) -> str:
+    """A value as a spec writes it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple):

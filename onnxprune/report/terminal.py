@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnxprune import spec
 from onnxprune.comparison import Comparison, Timings
 from onnxprune.dimensions import Pin
 from onnxprune.inspection import Inspection
@@ -211,4 +212,4 @@ def print_passes(passes: Mapping[str, type[Any]], console: Console) -> None:
         summary = (kind.__doc__ or "").strip().splitlines()[0]
         console.print(f"[bold]{name}[/]: {summary}", soft_wrap=True)
         for option in fields(kind):
-            console.print(f"    {option.name}={option.default}", markup=False)
+            console.print(f"    {option.name}={spec.option_text(option.default)}", markup=False)
