@@ -59,6 +59,7 @@ def find_blocks(graph: gs.Graph, shapes: Shapes) -> tuple[Block, ...]:
 
 def _blocks(graph: gs.Graph, shapes: Shapes, order: dict[int, int]) -> Iterator[Block]:
     given_out = {tensor.name for tensor in graph.outputs}
+    scores = _sums_of_scores(graph)
     for node in graph.nodes:
         if (node.domain or "", node.op) not in _ADDS or (node.op == "Sum" and len(node.inputs) != 2):
             continue
@@ -67,7 +68,7 @@ def _blocks(graph: gs.Graph, shapes: Shapes, order: dict[int, int]) -> Iterator[
             continue
         # The operand that is made earlier can only be the one that bypasses.
         stream, branch = sorted((first, second), key=lambda tensor: _made_at(tensor, order))
-        if _differ(shapes, stream.name, node.outputs[0].name) or _is_scores(node):
+        if _differ(shapes, stream.name, node.outputs[0].name) or id(node) in scores:
             # Masks and position biases are added to scores, and depend on each other from layer to layer.
             continue
         region = _between(stream, branch, order)
@@ -95,19 +96,17 @@ def _differ(shapes: Shapes, first: str, second: str) -> bool:
     return first in shapes and second in shapes and shapes[first] != shapes[second]
 
 
-def _is_scores(add: gs.Node) -> bool:
-    """Whether a Softmax over the sum weighs values."""
-    queue, seen = [add], {id(add)}
+def _sums_of_scores(graph: gs.Graph) -> set[int]:
+    """Nodes whose results reach, entry by entry, a Softmax that weighs values."""
+    found: set[int] = set()
+    queue = [node for node in graph.nodes if node.op == "Softmax" and _weighs(node)]
     while queue:
-        for reader in queue.pop().outputs[0].outputs:
-            if id(reader) in seen:
-                continue
-            seen.add(id(reader))
-            if reader.op == "Softmax" and _weighs(reader):
-                return True
-            if reader.op in _POINTWISE:
-                queue.append(reader)
-    return False
+        for tensor in queue.pop().inputs:
+            made_by = tensor.inputs[0] if tensor.inputs else None
+            if made_by is not None and made_by.op in _POINTWISE and id(made_by) not in found:
+                found.add(id(made_by))
+                queue.append(made_by)
+    return found
 
 
 def _weighs(softmax: gs.Node) -> bool:
