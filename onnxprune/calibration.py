@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from scipy.linalg import blas
 
-from onnxprune.errors import DataError, OptionError, OutputError
-from onnxprune.masks import find_mask, kept_rows
+from onnxprune.errors import DataError, OutputError
+from onnxprune.masks import kept_rows, mask_input
 from onnxprune.model import Model
 from onnxprune.observer import groups, observer, shapes_of, unobservable
 from onnxprune.runtime import Array, Feeds, Port
@@ -127,7 +127,7 @@ def collect(
     feeds = samples if isinstance(samples, Sequence) else list(samples)
     if not feeds:
         raise DataError("calibration: at least one sample is needed, got none. Give --data.")
-    mask = _mask_input(model, mask)
+    mask = mask_input([Port(t.name, t.dtype, tuple(t.shape or ())) for t in model.graph.inputs], mask)
     missing = unobservable(model, needs.tensors)
     shapes = shapes_of(model, sorted(needs.tensors - missing.keys()), feeds[0])
     missing |= {name: why for name, shape in shapes.items() if (why := _unsuited(name, shape, needs, memory_bytes))}
@@ -233,12 +233,3 @@ def _unsuited(name: str, shape: tuple[int, ...], needs: Needs, memory_bytes: int
 def _bytes(name: str, shape: tuple[int, ...], needs: Needs) -> int:
     """What a tensor costs while it is collected: float32, and of one at a time a float64 copy and its magnitudes."""
     return 4 * math.prod(shape) + (8 * shape[-1] ** 2 if name in needs.grams else 0)
-
-
-def _mask_input(model: Model, asked: str | None) -> str | None:
-    if asked is None:
-        return find_mask([Port(t.name, t.dtype, tuple(t.shape or ())) for t in model.graph.inputs])
-    names = sorted(tensor.name for tensor in model.graph.inputs)
-    if asked and asked not in names:
-        raise OptionError(f"--mask: the model has no input {asked!r}. Its inputs: {', '.join(names)}.")
-    return asked or None

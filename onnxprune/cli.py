@@ -67,6 +67,7 @@ def _quietly(command: Callable[..., Any]) -> Callable[..., Any]:
 @TARGET
 @SHAPE
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
 @JSON
 @_quietly

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.errors import DataError
-from onnxprune.masks import find_mask, kept_rows
+from onnxprune.masks import kept_rows, mask_input
 from onnxprune.model import Model
 from onnxprune.observer import observer
 from onnxprune.padding import cropped, may_crop
@@ -31,7 +31,9 @@ class Pair:
     features: int | None = -1
 
 
-def mean_cosines(first: Model, second: Model, pairs: Sequence[Pair], samples: Sequence[Feeds]) -> tuple[float, ...]:
+def mean_cosines(
+    first: Model, second: Model, pairs: Sequence[Pair], samples: Sequence[Feeds], *, mask: str | None = None
+) -> tuple[float, ...]:
     """[pairs] mean cosine over rows: over tokens, or over samples where a sample is one row; padded tokens left out.
 
     Args:
@@ -39,6 +41,7 @@ def mean_cosines(first: Model, second: Model, pairs: Sequence[Pair], samples: Se
         second: computes the second one; may be the same object, and then runs once.
         pairs: what to compare.
         samples: run one after the other.
+        mask: as for `compare_inputs`.
 
     Raises:
         DataError: there is no sample.
@@ -47,7 +50,7 @@ def mean_cosines(first: Model, second: Model, pairs: Sequence[Pair], samples: Se
     if not samples:
         raise DataError("calibration: at least one sample is needed, got none. Give --data.")
     ports = [Port(t.name, t.dtype, tuple(t.shape or ())) for t in first.graph.inputs]
-    mask = find_mask(ports)
+    mask = mask_input(ports, mask)
     names = {pair.first for pair in pairs}, {pair.second for pair in pairs}
     if first is second:
         here = there = observer(first, names[0] | names[1])

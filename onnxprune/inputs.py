@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import blas
 
 from onnxprune.errors import DataError
-from onnxprune.masks import find_mask, kept_rows
+from onnxprune.masks import kept_rows, mask_input
 from onnxprune.model import Model
 from onnxprune.observer import observer
 from onnxprune.padding import Observe, cropped, may_crop
@@ -71,6 +71,8 @@ def compare_inputs(
     original: Model,
     sources: Collection[Source],
     samples: Sequence[Feeds],
+    *,
+    mask: str | None = None,
 ) -> Mapping[Source, Inputs]:
     """Moments of what layers read, which both models compute with the same shape.
 
@@ -79,15 +81,17 @@ def compare_inputs(
         original: what it was cut from; may be the same object, and then runs once.
         sources: what to look at.
         samples: calibration feeds.
+        mask: the input [batch, sequence] that is 0 at padded tokens; None: found by its name, '' for none.
 
     Raises:
         DataError: there is no sample, or a mask leaves no row.
+        OptionError: the model has no input named `mask`.
     """
     if not samples:
         raise DataError("calibration: at least one sample is needed, got none. Give --data.")
     names = {source.tensor for source in sources}
     ports = [Port(t.name, t.dtype, tuple(t.shape or ())) for t in current.graph.inputs]
-    mask = find_mask(ports)
+    mask = mask_input(ports, mask)
     here = observer(current, names)
     there = here if current is original else observer(original, names)
     shorten = mask is not None and all(not source.patches for source in sources)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.errors import OptionError
 from onnxprune.runtime import Array, Port
 
 # Names that exporters give to masks that are 1 where there is a token. A `key_padding_mask` is 1 where there is none.
@@ -20,6 +21,20 @@ def find_mask(ports: Sequence[Port]) -> str | None:
     if "attention_mask" in named:
         return "attention_mask"
     return named[0] if len(named) == 1 else None
+
+
+def mask_input(ports: Sequence[Port], asked: str | None) -> str | None:
+    """The input that tells padded tokens: `asked`, the one that its name tells where nothing is asked, '' for none.
+
+    Raises:
+        OptionError: the model has no input of that name.
+    """
+    if asked is None:
+        return find_mask(ports)
+    names = sorted(port.name for port in ports)
+    if asked and asked not in names:
+        raise OptionError(f"--mask: the model has no input {asked!r}. Its inputs: {', '.join(names)}.")
+    return asked or None
 
 
 def kept_rows(shape: tuple[int, ...], mask: Array) -> Array | None:

@@ -108,7 +108,7 @@ class Search:
         while at >= 0:
             # A window past the last layer is cut off there.
             size = min(group, len(self.layers) - at)
-            if size > 1 and self._accepts(self._candidate(at, size)):
+            if size > 1 and self._accepts(self.candidate(at, size)):
                 at -= interval
                 at = at if at < len(self.layers) else len(self.layers) - 1 - group
             else:
@@ -120,7 +120,7 @@ class Search:
         first = 1 if self._threshold is None else 0
         while len(self.layers) > target:
             size = min(group, len(self.layers) - target + 1)
-            found = [self._candidate(at, size) for at in range(first, len(self.layers) - size + 1)]
+            found = [self.candidate(at, size) for at in range(first, len(self.layers) - size + 1)]
             merges = sorted((one for one in found if one is not None), key=lambda one: -float(one[0].args["cosine"]))
             if not merges or not self._accepts(merges[0]):
                 for refused in merges[1:]:
@@ -160,7 +160,7 @@ class Search:
         self.layers = (*self.layers[: at + 1], *behind)
         return True
 
-    def _candidate(self, at: int, size: int) -> tuple[Edit, Model, str] | None:
+    def candidate(self, at: int, size: int) -> tuple[Edit, Model, str] | None:
         """The merge of `size` layers from `at` on, the model with it and its final hidden state; None if impossible."""
         window = self.layers[at : at + size]
         units = [self.unit(layer) for layer in window]

@@ -49,6 +49,7 @@ def optimize(
     seed: int = 0,
     allow_synthetic: bool = False,
     loss: str | None = None,
+    mask: str | None = None,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Compress a model and prove it.
@@ -65,6 +66,7 @@ def optimize(
         allow_synthetic: let passes calibrate on synthetic inputs.
         loss: what scores by loss measure: `next-token`, `labels` or `divergence` from the original's outputs; by
             default the labels' where `data` holds some, else divergence.
+        mask: the input that is 0 at padded tokens, which statistics leave out; found by its name by default.
         progress: told each stage as it begins.
 
     Raises:
@@ -79,7 +81,7 @@ def optimize(
     sizes = parse_shapes(shape)
     check_destination(destination, path)
     progress("load and run the original")
-    subject = load_subject(path, data, sizes, seed, loss, allow_synthetic=allow_synthetic)
+    subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic)
 
     clock = Clock(place)
     current = baseline = subject.model

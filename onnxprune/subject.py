@@ -19,6 +19,7 @@ from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.judge import Evidence, gather_evidence
 from onnxprune.latency import Clock
 from onnxprune.loss import Loss, choose_loss, few
+from onnxprune.masks import mask_input
 from onnxprune.model import Model, load
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race
@@ -44,6 +45,7 @@ class Subject:
     timed: Feeds
     evidence: Evidence
     loss: Loss | None = None
+    mask: str | None = None
 
 
 def load_subject(
@@ -52,6 +54,7 @@ def load_subject(
     sizes: Mapping[str, tuple[int, ...]],
     seed: int,
     loss: str | None,
+    mask: str | None,
     *,
     allow_synthetic: bool,
 ) -> Subject:
@@ -63,6 +66,7 @@ def load_subject(
     model = load(path)
     _refuse_nan(model, path)
     session = open_session(path)
+    mask_input(session.inputs, mask)
     samples = inputs_for(model, session, data, sizes, seed)
     measure = None
     if allow_synthetic or not samples.synthetic:
@@ -74,7 +78,7 @@ def load_subject(
     timed = timed_feeds(model, session, samples, sizes)
     probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
     evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
-    return Subject(path, model, session, samples, timed, evidence, measure)
+    return Subject(path, model, session, samples, timed, evidence, measure, mask)
 
 
 def race_on(place: Target, feeds: Feeds) -> Race:
@@ -116,14 +120,14 @@ def context_for(one: Pass, model: Model, baseline: Model, subject: Subject, cloc
         samples = subject.samples.calibration
 
         def compare(current: Model, original: Model, sources: Collection[Source]) -> Mapping[Source, Inputs]:
-            return compare_inputs(current, original, sources, samples)
+            return compare_inputs(current, original, sources, samples, mask=subject.mask)
 
         def cosines(first: Model, second: Model, pairs: Sequence[Pair]) -> tuple[float, ...]:
-            return mean_cosines(first, second, pairs, few(samples))
+            return mean_cosines(first, second, pairs, few(samples), mask=subject.mask)
 
         needs = one.needs(model, find_sites(model, structure))
         if needs.tensors:
-            statistics = collect(model, needs, subject.samples.calibration)
+            statistics = collect(model, needs, subject.samples.calibration, mask=subject.mask)
     return Context(
         statistics=statistics,
         structure=structure,
