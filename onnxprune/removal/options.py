@@ -122,7 +122,9 @@ class Removal:
         return context.compare_inputs is not None and (self.refit or self.score not in ranking.BLIND)
 
     def _check_data(self, context: Context) -> None:
-        if context.compare_inputs is None and self.score not in ranking.BLIND and not self.units and self.keep != 1.0:
+        # The count 1 equals the share 1.0 for Python, and is another wish.
+        all_stay = isinstance(self.keep, float) and self.keep == 1.0
+        if context.compare_inputs is None and self.score not in ranking.BLIND and not self.units and not all_stay:
             raise DataError(
                 f"{self.name}: score={self.score} needs sample inputs. Give --data, or score=magnitude, or "
                 "--allow-synthetic to calibrate on made-up ones."
