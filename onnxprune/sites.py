@@ -130,7 +130,7 @@ def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
         kind = dimension.kind
         if kind == "widths" or not _is_site(dimension):
             continue
-        anchor = _anchor(dimension)
+        anchor = _anchor(dimension, sizes)
         anchors[anchor] += 1
         if anchors[anchor] > 1:
             anchor = f"{anchor} #{anchors[anchor]}"
@@ -158,6 +158,11 @@ def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
         )
 
 
+def between_weights(dimension: Dimension) -> bool:
+    """Whether stored weights make the units and sum over them: what a user would call neurons or channels."""
+    return any(each.weight for each in dimension.producers) and any(each.weight for each in dimension.consumers)
+
+
 def elements_of(shape: tuple[int, ...]) -> int:
     """Numbers in a tensor of this shape."""
     total = 1
@@ -174,15 +179,21 @@ def _is_site(dimension: Dimension) -> bool:
     return dimension.kind == "heads" and weights and bool(dimension.consumers)
 
 
-def _anchor(dimension: Dimension) -> str:
+def _anchor(dimension: Dimension, sizes: Mapping[str, tuple[int, ...]]) -> str:
     """Names of weights around the units; cuts leave names alone.
 
-    The last producer tells groups of query heads, which keys and values have too, from the queries in each group.
+    Groups of query heads, which keys and values have too, are told from the queries in each group by the last producer,
+    or by filling the packed weight of all three.
     """
     producers = [producer.weight for producer in dimension.producers if producer.weight] or [""]
     consumers = [consumer.weight for consumer in dimension.consumers if consumer.weight] or [""]
     first, last = producers[0], producers[-1]
-    return f"{first if first == last else f'{first} … {last}'} > {consumers[0]}"
+    part = any(
+        member.tensor == first and member.elements.size < sizes[first][member.axis]
+        for member in dimension.members
+        if first in sizes
+    )
+    return f"{first if first == last else f'{first} … {last}'}{' (part)' if part else ''} > {consumers[0]}"
 
 
 def _block_sites(model: Model, structure: Structure) -> Iterator[Site]:

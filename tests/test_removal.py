@@ -153,7 +153,8 @@ def test_every_site_is_cut_or_listed() -> None:
     """One whose width is given out, one that the options leave out, one that is small enough already."""
     net = feed_forwards(8, 40, 40)
     x = net.inputs[0][0]
-    given = net.op("Relu", net.linear(x, WIDTH, 12))
+    wide = net.weight(WIDTH, 12)
+    given = net.op("Relu", net.op("MatMul", x, wide))
     net.output(net.linear(given, 12, WIDTH))
     net.output(given)
     proposal = propose(neurons(keep=10, sites=("neurons.0", "neurons.1")), net.model(), probes_of(net))
@@ -161,6 +162,7 @@ def test_every_site_is_cut_or_listed() -> None:
     assert {skip.site: skip.why for skip in proposal.skips} == {
         "neurons.2": "not among option sites",
         "neurons.0": "all 8 units stay",
+        "graph": f"12 neurons stay: it is an axis of graph output {given!r}; made by {wide}",
     }
 
 

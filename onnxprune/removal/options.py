@@ -24,7 +24,7 @@ from onnxprune.removal.edits import (
     weights_of,
 )
 from onnxprune.removal.refitting import Surroundings, survey, with_refit
-from onnxprune.sites import GRAPH, Kind, Site
+from onnxprune.sites import GRAPH, Kind, Site, between_weights
 from onnxprune.solvers import scores
 from onnxprune.structure import Structure
 
@@ -95,7 +95,7 @@ class Removal:
         if structure is None:
             raise Declined("the model's shapes were not observed")
         self._check_data(context)
-        open_sites, skips = self._open_sites(sites)
+        open_sites, skips = self._open_sites(sites, structure)
         counts = [
             site.units - scores.kept_count(self.keep, site.original_units, site.units, self.multiple)
             for site in open_sites
@@ -130,7 +130,7 @@ class Removal:
                 "--allow-synthetic to calibrate on made-up ones."
             )
 
-    def _open_sites(self, sites: Sequence[Site]) -> tuple[list[Site], list[Skip]]:
+    def _open_sites(self, sites: Sequence[Site], structure: Structure) -> tuple[list[Site], list[Skip]]:
         own = [site for site in sites if site.kind == self.kind]
         unknown = ({*self.sites} | {*self.chosen()}) - {site.id for site in own}
         if unknown:
@@ -141,7 +141,16 @@ class Removal:
         if self.sites:
             skips += [Skip(site=s.id, why="not among option sites") for s in open_sites if s.id not in self.sites]
             open_sites = [site for site in open_sites if site.id in self.sites]
-        if not own:
+        if self.kind != "heads":
+            skips += [
+                Skip(
+                    site=GRAPH,
+                    why=f"{each.units} {self.kind} stay: {each.pinned[0]}; made by {each.producers[0].weight}",
+                )
+                for each in structure.dimensions.all
+                if each.kind == self.kind and each.pinned and between_weights(each)
+            ]
+        if not own and not skips:
             skips.append(Skip(site=GRAPH, why=f"no {self.kind} were found"))
         return open_sites, skips
 
