@@ -136,6 +136,9 @@ def test_later_passes_and_later_runs_go_on_from_a_cut_interface(tmp_path: Path) 
     spec = "remove-heads:keep=0.75,score=magnitude,refit=no,cut_interface=yes"
     first = cut(path, spec, "remove-dead", "sparse-int8:linears=stored")
     assert not [skip for report in first.reports for skip in report.reverted]
+    # Within one run a second cut goes on from the first.
+    assert any("from 3 to 2" in what for what in words(cut(path, spec, spec.replace("0.75", "0.5"))))
+    first = cut(path, spec)
     kept = tmp_path / "kept.onnx"
     first.output.rename(kept)
     again = cut(kept, spec)
