@@ -37,6 +37,7 @@ class Site:
         dimension: position among the structure's dimensions; None where the site is none.
         anchor: names that stay the same when units go.
         pinned: why it cannot be cut; empty where it can.
+        grouped: whether the units are query heads inside each group that shares a key, rather than the groups.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Site:
     dimension: int | None = None
     anchor: str = ""
     pinned: str = ""
+    grouped: bool = False
     block: Block | None = None
 
     @property
@@ -125,6 +127,7 @@ def with_registered(model: Model, sites: Mapping[str, Mapping[str, Any]]) -> Mod
 def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
     known, names = registered(model), _Names(model)
     anchors: Counter[str] = Counter()
+    groups = {consumer for each in structure.dimensions.all if each.queries > 1 for consumer in _places(each)}
     sizes = {name: runs[0] for name, runs in structure.shapes.items()}
     for dimension in structure.dimensions.all:
         kind = dimension.kind
@@ -155,7 +158,13 @@ def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:
             dimension=dimension.index,
             anchor=anchor,
             pinned=dimension.pinned[0] if dimension.pinned else "",
+            grouped=kind == "heads" and dimension.queries == 1 and not groups.isdisjoint(_places(dimension)),
         )
+
+
+def _places(dimension: Dimension) -> set[tuple[str, int]]:
+    """Operands that hold the units where they are summed over."""
+    return {(consumer.node, consumer.input) for consumer in dimension.consumers}
 
 
 def between_weights(dimension: Dimension) -> bool:

@@ -141,6 +141,12 @@ class Removal:
         if self.sites:
             skips += [Skip(site=s.id, why="not among option sites") for s in open_sites if s.id not in self.sites]
             open_sites = [site for site in open_sites if site.id in self.sites]
+        named = {*self.sites, *self.chosen()}
+        inner = [site for site in open_sites if site.grouped and site.id not in named]
+        skips += [
+            Skip(site=site.id, why="queries within groups: whole groups go, unless it is named") for site in inner
+        ]
+        open_sites = [site for site in open_sites if site not in inner]
         if self.kind != "heads":
             skips += [
                 Skip(

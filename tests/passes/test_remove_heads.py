@@ -78,10 +78,21 @@ def words(result: Result) -> list[str]:
 def test_caches_pin_their_heads_unless_asked(tmp_path: Path, groups: int) -> None:
     path = decoder(tmp_path, groups=groups)
     result = cut(path, "remove-heads:keep=0.5,score=magnitude")
-    whys = [skip.why for report in result.reports for skip in report.skips]
+    assert not words(result)
+    whys = [skip.why for report in result.reports for skip in report.skips if "axis" in skip.why]
     assert [why.rpartition(".")[0] for why in whys] == [f"it is an axis of graph input 'past.{n}" for n in range(2)]
-    # Where two queries share a key, each key can lose the same one of its queries: no cache sees that.
-    assert [what.startswith("1 of 2 heads removed") for what in words(result)] == [True] * (2 if groups == 2 else 0)
+
+
+def test_queries_that_share_a_key_go_only_where_they_are_named(tmp_path: Path) -> None:
+    """A share is one of whole groups; each group can lose the same one of its queries, which no cache sees."""
+    path = decoder(tmp_path, groups=2)
+    result = cut(path, "remove-heads:keep=0.5,score=magnitude,refit=no,cut_interface=yes")
+    assert [what for what in words(result) if "heads removed" in what and what.startswith("1 of 2")]
+    skips = {skip.site: skip.why for report in result.reports for skip in report.skips}
+    why = "queries within groups: whole groups go, unless it is named"
+    assert skips == {"heads.1": why, "heads.3": why}
+    named = cut(path, "remove-heads:keep=0.5,score=magnitude,refit=no,sites=heads.1")
+    assert [what.partition(":")[0] for what in words(named)] == ["1 of 2 heads removed"]
 
 
 @pytest.mark.parametrize(("groups", "gone"), [(4, [1, 2]), (2, [0])])
