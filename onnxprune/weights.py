@@ -13,6 +13,8 @@ from onnxprune.graph import is_floating
 
 Array = np.ndarray[Any, Any]
 Role = Literal["linear", "embedding", "conv", "recurrent"]
+# Products that can read an operand transposed.
+_GEMMS = {"FusedGemm", "Gemm"}
 
 # Which input of an operator is a weight, and what the operator does with it. One row an operator.
 _WEIGHT_INPUTS: dict[tuple[str, str], tuple[tuple[int, Role], ...]] = {
@@ -66,6 +68,12 @@ class Use:
             step = tuple(view.attrs.get("perm", range(rank)[::-1]))
             order = step if order is None else tuple(order[i] for i in step)
         return order if order is not None else ()
+
+    @property
+    def reads_transposed(self) -> bool:
+        """Whether a product reads the stored matrix transposed."""
+        swapped = self.permutation == (1, 0)
+        return swapped != bool(self.node.op in _GEMMS and self.node.attrs.get("transB", 0))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from onnxprune import int8
 from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, OptionError
 from onnxprune.graph import constants, elements, storage, stored_bytes, walk
-from onnxprune.int8_weights import scale_axes, wants_transposed, write_weight
+from onnxprune.int8_weights import scale_axes, write_weight
 from onnxprune.model import Model, raise_opset
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
@@ -139,9 +139,9 @@ class SparseInt8:
         (kept,) = axes
         args: dict[str, Any] = {"weight": weight.constant.name, "forms": forms}
         values = weight.constant.values
-        if set(forms.values()) == {"dynamic"} and len({wants_transposed(use) for use in weight.uses}) == 1:
+        if set(forms.values()) == {"dynamic"} and len({use.reads_transposed for use in weight.uses}) == 1:
             # The product's own layout, so that no Transpose is left to run.
-            if wants_transposed(weight.uses[0]):
+            if weight.uses[0].reads_transposed:
                 values, kept = values.T, tuple(1 - axis for axis in kept)
                 args["transposed"] = True
             args["layout"] = "product"
