@@ -94,6 +94,8 @@ def encoder(folder: Path, rounds: int) -> list[Row]:
                 "explained": attempt.report.get("fidelity", {}).get("score"),
                 "scores": tasks.report(own, reference),
                 **asdict(timing),
+                # The name alone: where it lay says nothing to others.
+                "file": attempt.file.name,
             }
         )
     return rows
