@@ -23,7 +23,8 @@ def test_rows_times_the_weight_are_the_convolution(
     node = helper.make_node("Conv", ["x", "w"], ["y"], strides=strides, pads=pads, dilations=dilations)
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xwy"]
     model = helper.make_model(helper.make_graph([node], "conv", ports[:2], ports[2:]))
-    wanted = np.asarray(onnx.reference.ReferenceEvaluator(model).run(None, {"x": images, "w": weight})[0])
+    (given,) = list(onnx.reference.ReferenceEvaluator(model).run(None, {"x": images, "w": weight}))
+    wanted = np.asarray(given)
     rows = unfold(images, (3, 2), strides=strides, pads=pads, dilations=dilations)
     got = (rows @ weight.reshape(5, -1).T).reshape(2, *wanted.shape[2:], 5).transpose(0, 3, 1, 2)
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
