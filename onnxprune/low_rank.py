@@ -6,7 +6,7 @@ Each form leaves the operator's output tensor in place, so that names downstream
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,9 @@ from onnx_graphsurgeon.ir.tensor import SparseValues
 from onnxprune.errors import Declined
 from onnxprune.graph import elements, stored_bytes
 from onnxprune.model import Model
+from onnxprune.plan import Change, Edit
 from onnxprune.rewrite import Rewriter
-from onnxprune.weights import Use, Weight
+from onnxprune.weights import Use, Weight, find_weights
 
 Array = np.ndarray[Any, Any]
 
@@ -260,3 +261,22 @@ class LowRankWriter:
                   (("start", start), ("end", end))]  # fmt: skip
         nodes.append(make.node("Slice", [sizes, *bounds], [out]))
         return out
+
+
+Write = Callable[[LowRankWriter, Edit, Mapping[str, Weight]], tuple[Change, list[str]]]
+
+
+def carried_out(model: Model, edits: Sequence[Edit], write: Write) -> tuple[Model, tuple[Change, ...]]:
+    """A copy with every edit written by `write`, which names the factors it made; the copy remembers them."""
+    result = model.copy()
+    weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
+    writer = LowRankWriter(result)
+    changes: list[Change] = []
+    names: list[str] = []
+    for edit in edits:
+        change, made = write(writer, edit, weights)
+        changes.append(change)
+        names += made
+    writer.rewriter.finish()
+    result.graph.cleanup(remove_unused_graph_inputs=False)
+    return with_factors(result, names), tuple(changes)

@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.calibration import Needs
 from onnxprune.codes import CLUSTER_OPSET, CodeWriter, refuse_head, refuse_table, tensors_fit
 from onnxprune.errors import Declined, OptionError
-from onnxprune.low_rank import LowRankWriter, factors_of, with_factors
+from onnxprune.low_rank import LowRankWriter, carried_out, factors_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
@@ -182,18 +182,7 @@ class FactorEmbedding:
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model with codes in place of its tables, remembering which constants are factors."""
-        result = model.copy()
-        weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
-        writer = LowRankWriter(result)
-        changes: list[Change] = []
-        names: list[str] = []
-        for edit in edits:
-            change, made = _write(writer, edit, weights)
-            changes.append(change)
-            names += made
-        writer.rewriter.finish()
-        result.graph.cleanup(remove_unused_graph_inputs=False)
-        return with_factors(result, names), tuple(changes)
+        return carried_out(model, edits, _write)
 
 
 def _words(values: Sequence[int]) -> str:

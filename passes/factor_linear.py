@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.factoring import Goal, Linear, Method, Pair, Solver, groups, linear_of, look, numbers_apart, numbers_of
-from onnxprune.low_rank import LowRankWriter, matrix_of, with_factors
+from onnxprune.low_rank import LowRankWriter, carried_out, matrix_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Level, Proposal
@@ -190,20 +190,10 @@ class FactorLinear:
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model with pairs in place of its linears, remembering which constants are factors."""
-        result = model.copy()
-        weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
-        writer = LowRankWriter(result)
-        changes, names = [], []
-        for edit in edits:
-            change, made = _write(writer, edit, weights)
-            changes.append(change)
-            names += made
-        writer.rewriter.finish()
-        result.graph.cleanup(remove_unused_graph_inputs=False)
-        return with_factors(result, names), tuple(changes)
+        return carried_out(model, edits, _write)
 
 
-def _write(writer: LowRankWriter, edit: Edit, weights: dict[str, Weight]) -> tuple[Change, list[str]]:
+def _write(writer: LowRankWriter, edit: Edit, weights: Mapping[str, Weight]) -> tuple[Change, list[str]]:
     left, right, biases = edit.tensors["left"], edit.tensors["right"], edit.tensors.get("bias")
     held = _fitting(edit, weights)
     widths = [matrix_of(weight).shape[1] for weight in held]
@@ -249,7 +239,7 @@ def _shaped(factor: Array, weight: Weight) -> Array:
     return factor.T.reshape(*factor.shape[::-1], *(1,) * (len(weight.constant.shape) - 2))
 
 
-def _fitting(edit: Edit, weights: dict[str, Weight]) -> list[Weight]:
+def _fitting(edit: Edit, weights: Mapping[str, Weight]) -> list[Weight]:
     """The edit's weights.
 
     Raises:
