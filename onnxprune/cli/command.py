@@ -1,0 +1,58 @@
+"""What every command has: how errors end, where text goes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import click
+
+from onnxprune.errors import OnnxPruneError
+
+_PIPE_WIDTH = 140
+
+
+class Group(click.Group):
+    """Errors of the user's input end in one line and exit code 2, never in a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """A command's answer, or its exit code."""
+        try:
+            return super().invoke(ctx)
+        except OnnxPruneError as error:
+            click.echo(f"onnxprune: {error}", err=True)
+            ctx.exit(2)
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; there is nobody left to tell.
+            sys.stderr.close()
+            ctx.exit(0)
+
+
+def quietly(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command without onnxruntime's warnings: they are about graphs that we judge ourselves."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(4)
+        return command(*args, **kwargs)
+
+    return run
+
+
+def console() -> Any:
+    """Where results are printed; a pipe or a file has no width of its own, and tables must not be cut there."""
+    from rich.console import Console
+
+    found = Console(highlight=False)
+    return found if found.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+
+
+def progress_of(*, quiet: bool) -> Any:
+    """A context whose value is told each stage, shown on stderr."""
+    from onnxprune.report.progress import stages
+
+    return stages(quiet=quiet)

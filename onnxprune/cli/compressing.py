@@ -1,0 +1,55 @@
+"""Commands that write a model: `optimize`, `apply`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from onnxprune.cli.command import console, progress_of, quietly
+from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, floor
+
+
+@click.command()
+@MODEL
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.optimized.onnx beside MODEL.")
+@click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
+@click.option("--pass", "passes", multiple=True, metavar="SPEC", help="Run these passes only, in this order.")
+@click.option("--fidelity", help="Least share of the outputs' variance that must survive, or off.  [default: 0.95]")
+@click.option("--loss", help="What edits are scored by: next-token, labels (default if --data has some) or divergence.")
+@TARGET
+@SHAPE
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
+@click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
+@JSON
+@quietly
+def optimize(model: Path, as_json: bool, fidelity: str | None, **options: Any) -> None:
+    """Give back a smaller, faster MODEL, and say how far its outputs moved."""
+    from onnxprune.pipeline import optimize as run
+    from onnxprune.report.json import dumps
+    from onnxprune.report.terminal import print_result
+
+    with progress_of(quiet=as_json) as progress:
+        result = run(model, fidelity=floor(fidelity), progress=progress, **options)
+    if as_json:
+        click.echo(dumps(result.to_json()))
+    else:
+        print_result(result, console())
+    sys.exit(0 if result.goal.met else 1)
+
+
+@click.command()
+@MODEL
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the result goes.")
+@click.option("--force", is_flag=True, help="Apply to another model than the plan was made for.")
+@quietly
+def apply(model: Path, plan: Path, output: Path, force: bool) -> None:
+    """Replay PLAN on MODEL: no data is read, the result has the same bytes."""
+    from onnxprune.pipeline import apply as run
+
+    run(model, plan, output, force=force)
+    click.echo(f"{output}: written")

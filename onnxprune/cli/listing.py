@@ -1,0 +1,53 @@
+"""Commands that show what there is: `inspect`, `passes`, `targets`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from onnxprune.cli.command import console, quietly
+from onnxprune.cli.options import JSON, MODEL, SHAPE
+
+
+@click.command()
+@MODEL
+@SHAPE
+@JSON
+@quietly
+def inspect(model: Path, shape: tuple[str, ...], as_json: bool) -> None:
+    """Show what is in MODEL: sites, parameters, multiply-accumulates."""
+    from onnxprune.inspection import inspect as run
+    from onnxprune.report.json import dumps
+    from onnxprune.report.terminal import print_inspection
+
+    result = run(model, shape=shape)
+    if as_json:
+        click.echo(dumps(result.to_json()))
+    else:
+        print_inspection(result, console())
+
+
+@click.command()
+@JSON
+def passes(as_json: bool) -> None:
+    """List the passes with their options and defaults."""
+    from onnxprune.passes import known
+    from onnxprune.report.json import dumps
+    from onnxprune.report.terminal import print_passes
+
+    if as_json:
+        click.echo(dumps({n: {f.name: f.default for f in fields(kind)} for n, kind in known().items()}))  # type: ignore[arg-type]
+    else:
+        print_passes(known(), console())
+
+
+@click.command()
+@JSON
+def targets(as_json: bool) -> None:
+    """List the targets that can run and time a model."""
+    from onnxprune.report.json import dumps
+    from onnxprune.targets.cpu import CpuTarget
+
+    click.echo(dumps([CpuTarget.known]) if as_json else f"{CpuTarget.known}  onnxruntime on this machine's processor")

@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+SHAPE = click.option(
+    "--shape", multiple=True, metavar="NAME=1x128", help="Sizes of an input for timing; the first sample's by default."
+)
+TARGET = click.option("--target", default="cpu:1", show_default=True, help="Where to time: cpu:THREADS.")
+
+
+def floor(text: str | None) -> Any:
+    """A floor under fidelity as typed: a share, `off` or nothing.
+
+    Raises:
+        OptionError: it is neither.
+    """
+    from onnxprune.errors import OptionError
+
+    if text is None or text == "off":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"--fidelity must be a share such as 0.95, or off, got {text!r}.") from None
