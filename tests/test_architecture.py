@@ -36,7 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cosines",
     ),
     ("protocol",),
-    ("removal", "tables", "factoring"),
+    ("removal", "tables", "factoring", "quantizing"),
     ("merging",),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),

@@ -1,0 +1,66 @@
+"""What is left in float, and what holds integers already."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx_graphsurgeon.ir.tensor import SparseValues
+
+from onnxprune.errors import Declined
+from onnxprune.graph import elements, walk
+from onnxprune.model import Model
+from onnxprune.plan import Skip
+from onnxprune.weights import Weight
+
+# Nodes that hold integers already; quantizing twice loses twice.
+QUANTIZED = {
+    "ConvInteger",
+    "DequantizeLinear",
+    "DynamicQuantizeLSTM",
+    "DynamicQuantizeMatMul",
+    "GatherBlockQuantized",
+    "MatMulBnb4",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QGemm",
+    "QLinearConv",
+    "QLinearMatMul",
+    "QuantizeLinear",
+}
+# Below this many numbers a weight saves less than its scales and nodes cost.
+_SMALLEST_WEIGHT = 1024
+
+
+def quantized_already(model: Model) -> tuple[str, ...]:
+    """Operators of the graph that hold integers, sorted."""
+    return tuple(sorted({node.op for _, node in walk(model.graph) if node.op in QUANTIZED}))
+
+
+def refuse(weight: Weight) -> None:
+    """Raise Declined where a weight has to stay in float, whatever its readers could take."""
+    if elements(weight.constant) < _SMALLEST_WEIGHT:
+        raise Declined(f"fewer than {_SMALLEST_WEIGHT} numbers: its scales would outweigh what int8 saves")
+    if isinstance(weight.constant._values, SparseValues):  # noqa: SLF001 - not read
+        raise Declined("stored sparse already")
+    if weight.given_out:
+        raise Declined("an output of the graph too, which wants it in float")
+    if weight.others:
+        reader = weight.others[0]
+        raise Declined(f"also read by {reader.op} {reader.outputs[0].name!r}, which wants it in float")
+    if not np.isfinite(weight.constant.values).all():
+        raise Declined("it holds infinite numbers")
+
+
+def left_alone(model: Model) -> list[Skip]:
+    """Readers of weights that are no site: quantized already, inside a body, or open to the caller."""
+    skips = []
+    for graph, node in walk(model.graph):
+        name = node.outputs[0].name
+        if node.op in QUANTIZED:
+            skips.append(Skip(site=name, why=f"already quantized: {node.op}"))
+        elif graph is not model.graph and node.op in {"MatMul", "Gemm", "Conv", "LSTM", "GRU"}:
+            skips.append(Skip(site=name, why=f"{node.op} inside the body of a control-flow operator"))
+        elif any(tensor.name in model.overridable for tensor in node.inputs[1:2]):
+            skips.append(Skip(site=name, why="the weight is a graph input too: a caller may override it"))
+    return skips
