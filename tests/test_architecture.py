@@ -41,6 +41,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
     ("judge", "loss", "latency", "comparison", "reverting", "subject", "replaying", "steps", "inspection", "result"),
+    ("search",),
     ("pipeline",),
     ("report",),
     ("cli",),

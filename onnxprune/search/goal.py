@@ -1,0 +1,154 @@
+"""What a user asks of the result: how fast, how small, how faithful."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnxprune.errors import OptionError
+
+# Outputs by name and inputs by name, one entry a held-out sample; a higher figure is better.
+Metric = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], float]
+
+_UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+_UNITS_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Goal:
+    """What must hold of the result. Without any field set, nothing was asked and the default pipeline runs.
+
+    Attributes:
+        speedup: times as fast as the original, at least.
+        latency_ms: of one run on the target, at most.
+        size_share: of the original's bytes, at most.
+        size_bytes: at most.
+        fidelity: the floor under the held-out score; None: none was stated.
+        metric: what the user's own metric is called; `labels` for the accuracy by the data's labels.
+        max_drop: by how much the metric may fall below the original's.
+        best: as fast as the floors allow.
+        budget_s: of the search; measurements and refits that have begun are finished.
+    """
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+    size_share: float | None = None
+    size_bytes: int | None = None
+    fidelity: float | None = None
+    metric: str | None = None
+    max_drop: float | None = None
+    best: bool = False
+    budget_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Reject what no result could meet, and wishes that exclude each other."""
+        _positive("speedup", self.speedup)
+        _positive("latency", self.latency_ms)
+        _positive("size", self.size_share)
+        _positive("size", self.size_bytes)
+        _positive("budget", self.budget_s)
+        if self.fidelity is not None and not self.fidelity <= 1:
+            raise OptionError(
+                f"fidelity must be at most 1 (a perfect copy), got {self.fidelity}. Give a share such as 0.95."
+            )
+        if self.size_share is not None and self.size_share > 1:
+            raise OptionError(f"size must be a share of the original's bytes up to 1, got {self.size_share:g}.")
+        if self.max_drop is not None and not (math.isfinite(self.max_drop) and self.max_drop >= 0):
+            raise OptionError(f"max-drop must be at least 0, got {self.max_drop}.")
+        if (self.metric is None) != (self.max_drop is None):
+            raise OptionError("metric and max-drop belong together: a metric, and by how much it may fall.")
+        if self.best and (self.speedup is not None or self.latency_ms is not None):
+            raise OptionError("best asks for the fastest model above the floor: give no speedup or latency with it.")
+        if self.best and self.fidelity is None and self.metric is None:
+            raise OptionError("best needs a floor. Give fidelity, or metric and max-drop.")
+
+    @property
+    def searches(self) -> bool:
+        """Whether a plan has to be found; a floor alone only reverts edits."""
+        return self.best or any(
+            one is not None for one in (self.speedup, self.latency_ms, self.size_share, self.size_bytes, self.metric)
+        )
+
+    def asked(self) -> dict[str, Any]:
+        """What was asked, by the names of the options."""
+        held = {
+            "speedup": self.speedup,
+            "latency_ms": self.latency_ms,
+            "size_share": self.size_share,
+            "size_bytes": self.size_bytes,
+            "fidelity": self.fidelity,
+            "metric": self.metric,
+            "max_drop": self.max_drop,
+            "best": self.best or None,
+            "budget_s": self.budget_s,
+        }
+        return {name: value for name, value in held.items() if value is not None}
+
+    def most_ms(self, original_ms: float) -> float:
+        """Milliseconds of a run that may be taken; infinite where no speed was asked."""
+        limits = [math.inf]
+        if self.speedup is not None:
+            limits.append(original_ms / self.speedup)
+        if self.latency_ms is not None:
+            limits.append(self.latency_ms)
+        return min(limits)
+
+    def most_bytes(self, original_bytes: int) -> float:
+        """Bytes that the file may have; infinite where no size was asked."""
+        limits = [math.inf]
+        if self.size_share is not None:
+            limits.append(self.size_share * original_bytes)
+        if self.size_bytes is not None:
+            limits.append(self.size_bytes)
+        return min(limits)
+
+
+def parse_latency(text: str) -> float:
+    """Milliseconds of `5ms`, `300us` or `0.2s`.
+
+    Raises:
+        OptionError: no time, or no unit.
+    """
+    return _with_unit("latency", text, _UNITS_MS, "a time such as 5ms")
+
+
+def parse_size(text: str) -> tuple[float | None, int | None]:
+    """(share, None) of `0.2x`, (None, bytes) of `20MB`.
+
+    Raises:
+        OptionError: neither a share nor a size.
+    """
+    if text.endswith("x"):
+        return _number("size", text, text[:-1], "a share such as 0.2x or a size such as 20MB"), None
+    size = _with_unit("size", text, _UNITS_BYTES, "a share such as 0.2x or a size such as 20MB")
+    return None, int(size)
+
+
+def parse_factor(name: str, text: str) -> float:
+    """The number of `2`, `2x` or `1.5`."""
+    return _number(name, text, text.removesuffix("x"), "a factor such as 2")
+
+
+def _with_unit(name: str, text: str, units: Mapping[str, float], wanted: str) -> float:
+    found = re.fullmatch(r"([0-9.eE+-]+)\s*([A-Za-z]+)", text)
+    if found is None or found.group(2) not in units:
+        raise OptionError(f"--{name} must be {wanted} (units: {', '.join(units)}), got {text!r}.")
+    return _number(name, text, found.group(1), wanted) * units[found.group(2)]
+
+
+def _number(name: str, text: str, digits: str, wanted: str) -> float:
+    try:
+        value = float(digits)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise OptionError(f"--{name} must be {wanted}, got {text!r}.")
+    return value
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise OptionError(f"{name} must be above 0, got {value}.")
