@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from onnxprune.errors import OptionError
@@ -45,6 +45,28 @@ def format(instance: Any) -> str:  # noqa: A001 - the inverse of parse, read as 
         if getattr(instance, field.name) != field.default
     ]
     return f"{instance.name}:{','.join(changed)}" if changed else str(instance.name)
+
+
+def by_site(where: str, items: Sequence[str], what: str, least: int) -> dict[str, int]:
+    """The numbers of an option whose items read `SITE/NUMBER`.
+
+    Args:
+        where: the option, as messages name it.
+        items: as typed.
+        what: the number is, in capitals.
+        least: number that may stand there.
+
+    Raises:
+        OptionError: an item reads otherwise, or a site comes twice.
+    """
+    held: dict[str, int] = {}
+    for item in items:
+        site, _, digits = item.partition("/")
+        sound = site and digits.isascii() and digits.isdigit() and int(digits) >= least
+        if not sound or site in held:
+            raise OptionError(f"{where} read SITE/{what}, {what} from {least} once a site, got {item!r}.")
+        held[site] = int(digits)
+    return held
 
 
 def option_text(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxprune import spec
 from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.factoring import Goal, Linear, Method, Pair, Solver, groups, linear_of, look, numbers_apart, numbers_of
@@ -42,6 +43,8 @@ class FactorLinear:
         faster: a pair stays only if it is measured faster on the target; where nothing is timed, it does less work.
         int8: measure both forms as integer products, for plans in which `sparse-int8` follows.
         sites: act on these sites only; all linears by default.
+        levels: the rank of each of these linears, as `SITE/RANK`, joined by `+`; all others are left alone, none
+            is timed and none shares a factor.
     """
 
     name: ClassVar[str] = "factor-linear"
@@ -54,6 +57,7 @@ class FactorLinear:
     faster: bool = True
     int8: bool = False
     sites: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject several goals, and goals that no pair meets."""
@@ -68,6 +72,13 @@ class FactorLinear:
             raise OptionError(f"{self.name}: ratio must be in [0, 1), got {self.ratio}.")
         if self.rank is not None and self.rank < 0:
             raise OptionError(f"{self.name}: rank must be at least 0, got {self.rank}.")
+        if given and self.levels:
+            raise OptionError(f"{self.name}: levels state each site's rank, {given[0]} all sites'. Give one of them.")
+        self.ranks()
+
+    def ranks(self) -> dict[str, int]:
+        """The ranks of option `levels`, by site."""
+        return spec.by_site(f"{self.name}: levels", self.levels, "RANK", 0)
 
     @property
     def goal(self) -> Goal:
@@ -92,9 +103,12 @@ class FactorLinear:
                 f"{self.name}: method={self.method} needs sample inputs. Give --data, or method=svd, or "
                 "--allow-synthetic to calibrate on made-up ones."
             )
-        solver = Solver(self.method, self.goal, model, look(model, linears, context))
+        seen = look(model, linears, context)
         edits = []
-        for group in groups(linears, joint=self.joint):
+        ranks = self.ranks()
+        for group in groups(linears, joint=self.joint and not ranks):
+            goal = Goal(rank=ranks[group[0].site.id]) if ranks else self.goal
+            solver = Solver(self.method, goal, model, seen)
             pairs, left_alone = self._pairs(group, solver, context)
             edits += [self._edit(pair, words) for pair, words in pairs]
             skips += left_alone
@@ -104,13 +118,14 @@ class FactorLinear:
 
     def _linears(self, model: Model, sites: Sequence[Site]) -> tuple[list[Linear], list[Skip]]:
         own = [site for site in sites if site.kind == "linear"]
-        unknown = set(self.sites) - {site.id for site in own}
+        unknown = {*self.sites, *self.ranks()} - {site.id for site in own}
         if unknown:
             known = ", ".join(site.id for site in own) or "none"
             raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
         weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
         linears = []
-        skips = [Skip(site=site.id, why="not among option sites") for site in own if self._passes_over(site)]
+        option = "sites" if self.sites else "levels"
+        skips = [Skip(site=site.id, why=f"not among option {option}") for site in own if self._passes_over(site)]
         for site in own:
             if self._passes_over(site):
                 continue
@@ -121,7 +136,8 @@ class FactorLinear:
         return linears, skips
 
     def _passes_over(self, site: Site) -> bool:
-        return bool(self.sites) and site.id not in self.sites
+        named = {*self.sites, *self.ranks()}
+        return bool(named) and site.id not in named
 
     def _pairs(
         self, group: Sequence[Linear], solver: Solver, context: Context
@@ -160,7 +176,7 @@ class FactorLinear:
         Raises:
             Declined: the pair is not faster.
         """
-        if not self.faster or pair.rank == 0:
+        if not self.faster or self.levels or pair.rank == 0:
             return ""
         if context.latency is None:
             return "not timed, less work"

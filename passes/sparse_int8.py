@@ -33,6 +33,7 @@ class SparseInt8:
         embeddings: whether embedding tables become int8 with one scale a row.
         quantized: what to do with a graph that holds integer operators already: `leave` it alone as its maker chose,
             or `extend` them to what is still in float.
+        sites: act on these linears, convolutions and embeddings only; on all of them by default.
     """
 
     name: ClassVar[str] = "sparse-int8"
@@ -41,6 +42,7 @@ class SparseInt8:
     convs: Literal["auto", "static", "stored", "float"] = "auto"
     embeddings: bool = True
     quantized: Literal["leave", "extend"] = "leave"
+    sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject values that no form stands for."""
@@ -65,8 +67,14 @@ class SparseInt8:
             why = f"the graph is quantized already ({', '.join(held)}); option quantized=extend takes the rest too"
             return Proposal((), (*skips, Skip(site=GRAPH, why=why)))
         weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
-        for site in sites:
-            if site.weight not in weights:
+        own = [site for site in sites if site.weight in weights]
+        unknown = {*self.sites} - {site.id for site in own}
+        if unknown:
+            known = ", ".join(site.id for site in own) or "none"
+            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        for site in own:
+            if self.sites and site.id not in self.sites:
+                skips.append(Skip(site=site.id, why="not among option sites"))
                 continue
             try:
                 edits.append(self._edit(site, weights[site.weight], context, model.overridable))

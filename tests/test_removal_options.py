@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from onnxprune.cli import main
+from onnxprune.errors import OptionError
+from onnxprune.passes import RemoveHeads
 from tests import graphs
 
 
@@ -31,3 +34,20 @@ def test_a_share_of_one_asks_for_nothing(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert (tmp_path / "o.onnx").exists()
+
+
+def test_levels_cut_each_site_to_its_own_count_and_no_other(tmp_path: Path) -> None:
+    model = graphs.saved(graphs.attention(), tmp_path)
+    options = ["--pass", "remove-heads:score=magnitude,levels=heads.0/1", "-o", str(tmp_path / "o.onnx"), "--json"]
+    result = CliRunner().invoke(main, ["optimize", str(model), *options])
+    assert result.exit_code == 0, result.output
+    (heads,) = (one for one in json.loads(result.stdout)["passes"] if one["pass"].startswith("remove-heads"))
+    assert heads["changes"][0]["what"].startswith("3 of 4 heads removed")
+
+
+@pytest.mark.parametrize("item", ["heads.0", "heads.0/0", "heads.0/x", "/2", "heads.0/1+heads.0/2"])
+def test_levels_that_read_otherwise_are_refused(item: str) -> None:
+    bad = item.rpartition("+")[2]
+    with pytest.raises(OptionError) as caught:
+        RemoveHeads(levels=tuple(item.split("+")))
+    assert str(caught.value) == (f"remove-heads: levels read SITE/COUNT, COUNT from 1 once a site, got {bad!r}.")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from onnxprune import spec
 from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
@@ -43,6 +44,7 @@ class Removal:
         scope: `site` keeps the share in every site, `global` over all sites together.
         multiple: counts are rounded up to a multiple of this.
         sites: act on these sites only; all of them by default.
+        levels: how many units stay in each of these sites, as `SITE/COUNT`, joined by `+`; all others are left alone.
         units: units to remove, as `SITE/UNIT/UNIT…`, joined by `+`; then nothing is ranked.
     """
 
@@ -55,6 +57,7 @@ class Removal:
     scope: scores.Scope = "site"
     multiple: int = 1
     sites: tuple[str, ...] = ()
+    levels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -68,6 +71,7 @@ class Removal:
         if self.score not in known:
             raise OptionError(f"{self.name}: score must be one of {', '.join(sorted(known))}, got {self.score!r}.")
         self.chosen()
+        self.counts()
 
     @property
     def lossless(self) -> bool:
@@ -84,6 +88,10 @@ class Removal:
             picked[site] = tuple(sorted({*picked.get(site, ()), *map(int, numbers)}))
         return picked
 
+    def counts(self) -> dict[str, int]:
+        """The counts of option `levels`, by site."""
+        return spec.by_site(f"{self.name}: levels", self.levels, "COUNT", 1)
+
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing up front: each site is surveyed when its turn comes, on the model as it then is."""
         del model, sites
@@ -96,11 +104,8 @@ class Removal:
             raise Declined("the model's shapes were not observed")
         self._check_data(context)
         open_sites, skips = self._open_sites(sites, structure)
-        counts = [
-            site.units - scores.kept_count(self.keep, site.original_units, site.units, self.multiple)
-            for site in open_sites
-        ]
-        if self.scope == "global" and not self.units:
+        counts = [self._count(site) for site in open_sites]
+        if self.scope == "global" and not self.units and not self.levels:
             counts = self._global_counts(model, open_sites, structure, context)
         first = shapes_edit(self.name, structure)
         edits: list[Edit] = []
@@ -117,13 +122,18 @@ class Removal:
                 held = weights_of(current.graph)
         return Proposal((first, *edits) if edits else (), tuple(skips))
 
+    def _count(self, site: Site) -> int:
+        """How many units of a site go."""
+        keep, multiple = (self.counts()[site.id], 1) if self.levels else (self.keep, self.multiple)
+        return site.units - scores.kept_count(keep, site.original_units, site.units, multiple)
+
     def _looks(self, context: Context) -> bool:
         """Whether sites are surveyed on the samples."""
         return context.compare_inputs is not None and (self.refit or self.score not in ranking.BLIND)
 
     def _check_data(self, context: Context) -> None:
         # The count 1 equals the share 1.0 for Python, and is another wish.
-        all_stay = isinstance(self.keep, float) and self.keep == 1.0
+        all_stay = isinstance(self.keep, float) and self.keep == 1.0 and not self.levels
         if context.compare_inputs is None and self.score not in ranking.BLIND and not self.units and not all_stay:
             raise DataError(
                 f"{self.name}: score={self.score} needs sample inputs. Give --data, or score=magnitude, or "
@@ -132,7 +142,8 @@ class Removal:
 
     def _open_sites(self, sites: Sequence[Site], structure: Structure) -> tuple[list[Site], list[Skip]]:
         own = [site for site in sites if site.kind == self.kind]
-        unknown = ({*self.sites} | {*self.chosen()}) - {site.id for site in own}
+        levels = self.counts()
+        unknown = {*self.sites, *levels, *self.chosen()} - {site.id for site in own}
         if unknown:
             known = ", ".join(site.id for site in own) or "none"
             raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
@@ -141,7 +152,10 @@ class Removal:
         if self.sites:
             skips += [Skip(site=s.id, why="not among option sites") for s in open_sites if s.id not in self.sites]
             open_sites = [site for site in open_sites if site.id in self.sites]
-        named = {*self.sites, *self.chosen()}
+        if levels:
+            skips += [Skip(site=s.id, why="not among option levels") for s in open_sites if s.id not in levels]
+            open_sites = [site for site in open_sites if site.id in levels]
+        named = {*self.sites, *levels, *self.chosen()}
         inner = [site for site in open_sites if site.grouped and site.id not in named]
         skips += [
             Skip(site=site.id, why="queries within groups: whole groups go, unless it is named") for site in inner

@@ -544,6 +544,16 @@ def test_unknown_sites_are_refused(tmp_path: Path) -> None:
     assert found.skips == (Skip(site="linear.0", why="not among option sites"),)
 
 
+def test_levels_give_each_linear_its_own_rank(tmp_path: Path) -> None:
+    model = load(graphs.saved(graphs.feed_forward(), tmp_path))
+    found = proposed(FactorLinear(levels=("linear.1/3",), method="svd"), model)
+    assert [(edit.site, edit.tensors["left"].shape[1]) for edit in found.edits] == [("linear.1", 3)]
+    assert found.skips == (Skip(site="linear.0", why="not among option levels"),)
+    with pytest.raises(OptionError) as error:
+        FactorLinear(levels=("linear.1/3",), rank=2)
+    assert str(error.value) == "factor-linear: levels state each site's rank, rank all sites'. Give one of them."
+
+
 @pytest.mark.parametrize("method", ["asvd", "svd-llm"])
 def test_methods_that_look_at_inputs_ask_for_them(method: Any, tmp_path: Path) -> None:
     model = load(graphs.saved(graphs.matmul(), tmp_path))

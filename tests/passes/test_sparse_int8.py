@@ -14,6 +14,7 @@ import pytest
 from onnx import numpy_helper
 
 from onnxprune.calibration import collect
+from onnxprune.errors import OptionError
 from onnxprune.graph import constants
 from onnxprune.model import Model, load, save
 from onnxprune.passes import SparseInt8
@@ -484,3 +485,13 @@ def test_graphs_that_the_runtimes_optimizer_fused_load_after(tmp_path: Path) -> 
     result, _ = one.apply(model, edits)
     save(result, tmp_path / "int8.onnx")
     assert 0 < worst_error(path, tmp_path / "int8.onnx") < 0.1
+
+
+def test_sites_limit_what_becomes_int8(tmp_path: Path) -> None:
+    model = load(graphs.saved(graphs.feed_forward(), tmp_path))
+    found = proposal_for(model, SparseInt8(sites=("linear.1",)))
+    assert [edit.site for edit in found.edits] == ["linear.1"]
+    assert [(skip.site, skip.why) for skip in found.skips] == [("linear.0", "not among option sites")]
+    with pytest.raises(OptionError) as error:
+        proposal_for(model, SparseInt8(sites=("linear.9",)))
+    assert str(error.value) == "sparse-int8: no site 'linear.9'. Known: linear.0, linear.1."
