@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,9 @@ def test_a_heavy_package_is_imported_only_where_its_layer_allows(package: str) -
 def test_no_module_is_longer_than_one_idea() -> None:
     long = {str(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_every_package_is_shipped() -> None:
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "onnxprune").rglob("__init__.py")}
+    assert shipped == sorted(".".join(folder.parts) for folder in folders | {Path("onnxprune/passes")})
