@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.blaming import blame
     from onnxprune.comparison import time, validate
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 # Looked up when first used, so that importing the package costs next to nothing.
 _HOMES = {
     "apply": "onnxprune.pipeline",
+    "blame": "onnxprune.blaming",
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
     "time": "onnxprune.comparison",
@@ -26,4 +28,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["apply", "inspect", "optimize", "time", "validate"]
+__all__ = ["apply", "blame", "inspect", "optimize", "time", "validate"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class Fidelity:
         samples: how many were compared.
         outputs: figures by output name.
         why: the reason where the score is not finite.
+        draws: [resamples] the score on each resample; the same samples are drawn for every candidate, so that
+            differences of draws are paired. None where there is no interval.
     """
 
     score: float
@@ -59,6 +61,7 @@ class Fidelity:
     samples: int
     outputs: Mapping[str, OutputFigures]
     why: str | None = None
+    draws: Array | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """The same by name; null where a figure is undefined or infinite."""
@@ -203,17 +206,25 @@ def _judge(known: Mapping[str, _Output], count: int, why: str | None, seed: int)
         why = "no output could be compared"
         return Fidelity(score=math.nan, low=math.nan, high=math.nan, samples=count, outputs=figures, why=why)
     score = min(scores.values())
-    low, high = _interval([known[name].stream for name in scores], count, seed)
-    return Fidelity(score=score, low=min(low, score), high=max(high, score), samples=count, outputs=figures)
+    draws = _draws([known[name].stream for name in scores], count, seed)
+    low, high = interval(draws)
+    low, high = min(low, score), max(high, score)
+    return Fidelity(score=score, low=low, high=high, samples=count, outputs=figures, draws=draws)
 
 
-def _interval(streams: Sequence[Stream | None], count: int, seed: int) -> tuple[float, float]:
-    """The 95 % interval of the least score, samples drawn anew; Efron and Tibshirani 1993, chapter 13."""
+def _draws(streams: Sequence[Stream | None], count: int, seed: int) -> Array | None:
+    """[resamples] the least score, samples drawn anew; Efron and Tibshirani 1993, chapter 13."""
     if count < 2:
-        return math.nan, math.nan
+        return None
     weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    least = np.min([stream.terms().scores(weights.astype(np.float64)) for stream in streams if stream], axis=0)
-    return float(np.quantile(least, 0.025, method="lower")), float(np.quantile(least, 0.975, method="higher"))
+    return np.min([stream.terms().scores(weights.astype(np.float64)) for stream in streams if stream], axis=0)  # type: ignore[no-any-return]
+
+
+def interval(draws: Array | None) -> tuple[float, float]:
+    """The middle 95 % of resampled figures; NaN without any."""
+    if draws is None:
+        return math.nan, math.nan
+    return float(np.quantile(draws, 0.025, method="lower")), float(np.quantile(draws, 0.975, method="higher"))
 
 
 def _figures(output: _Output) -> OutputFigures:

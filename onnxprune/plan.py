@@ -112,6 +112,18 @@ def without(edits: Sequence[Edit], ids: Collection[str]) -> tuple[tuple[Edit, ..
     return tuple(kept), frozenset(dropped)
 
 
+def with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
+    """An edit after those of `edits` that it depends on, directly or not, in their order."""
+    by_id = {other.id: other for other in edits}
+    wanted, queue = {edit.id}, [edit]
+    while queue:
+        for name in queue.pop().depends_on:
+            if name in by_id and name not in wanted:
+                wanted.add(name)
+                queue.append(by_id[name])
+    return tuple(other for other in edits if other.id in wanted)
+
+
 def write_plan(plan: Plan, path: Path) -> None:
     """Write `path` (JSON) and the tensors beside it (`.safetensors`), both or neither.
 

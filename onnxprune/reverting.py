@@ -12,7 +12,7 @@ from typing import Any
 
 from onnxprune.fidelity import Fidelity
 from onnxprune.model import Model
-from onnxprune.plan import Edit, Report, Skip, without
+from onnxprune.plan import Edit, Report, Skip, with_dependencies, without
 from onnxprune.targets.timing import Ratio
 
 # Held-out samples that rank edits by the harm that each does alone.
@@ -59,7 +59,7 @@ def largest_that_stands(
     reasons: dict[str, str] = {}
     harm: dict[str, float] = {}
     for edit in edits:
-        alone = attempt(_with_dependencies(edit, edits), RANKING_SAMPLES)
+        alone = attempt(with_dependencies(edit, edits), RANKING_SAMPLES)
         if alone.broken is not None:
             reasons[edit.id] = alone.broken
         elif alone.fidelity is not None:
@@ -167,17 +167,6 @@ def _without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """Edits less a raised opset that none of them asked for."""
     wanted = {name for edit in edits for name in edit.depends_on}
     return tuple(edit for edit in edits if edit.kind != "raise-opset" or edit.id in wanted)
-
-
-def _with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
-    by_id = {other.id: other for other in edits}
-    wanted, queue = {edit.id}, [edit]
-    while queue:
-        for name in queue.pop().depends_on:
-            if name in by_id and name not in wanted:
-                wanted.add(name)
-                queue.append(by_id[name])
-    return tuple(other for other in edits if other.id in wanted)
 
 
 def _sinks(harm: float, floor: float | None, whole: Trial, *, kept: bool) -> str:

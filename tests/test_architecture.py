@@ -42,8 +42,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
     ("judge", "loss", "latency", "comparison", "reverting", "subject", "replaying", "steps", "inspection", "result"),
+    ("mutants", "attribution"),
     ("search",),
-    ("pipeline",),
+    ("blaming", "pipeline"),
     ("report",),
     ("cli",),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxprune.cli import compressing, judging, listing
+from onnxprune.cli import blaming, compressing, judging, listing
 from onnxprune.cli.command import Group
 
 # Every command; nothing registers itself on import.
@@ -13,6 +13,7 @@ COMMANDS = (
     compressing.apply,
     judging.validate,
     judging.time,
+    blaming.blame,
     listing.inspect,
     listing.passes,
     listing.targets,
