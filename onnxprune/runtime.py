@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,17 @@ class Port:
         """As the user would write it: `input_ids int64 [batch, sequence]`."""
         sizes = ", ".join("?" if size is None else str(size) for size in self.shape)
         return f"{self.name} {self.dtype or 'of an unsupported type'} [{sizes}]"
+
+
+@cache
+def operators() -> Mapping[tuple[str, str], tuple[int, ...]]:
+    """Every operator that the installed onnxruntime defines: (domain, name) -> the opsets that changed it."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+
+    found: dict[tuple[str, str], list[int]] = {}
+    for schema in get_all_operator_schema():
+        found.setdefault((schema.domain, schema.name), []).append(schema.since_version)
+    return {key: tuple(sorted(versions)) for key, versions in found.items()}
 
 
 class Session:

@@ -177,7 +177,7 @@ def _drop_identities(graph: gs.Graph) -> None:
     }  # fmt: skip
     outer = {id(tensor) for tensor in graph.outputs}
     for node in graph.nodes:
-        if not _does_nothing(node):
+        if not does_nothing(node):
             continue
         source, out = node.inputs[0], node.outputs[0]
         if id(out) in outer or id(out) in inner or any(tensor.outputs for tensor in node.outputs[1:]):
@@ -187,7 +187,8 @@ def _drop_identities(graph: gs.Graph) -> None:
         node.outputs.clear()
 
 
-def _does_nothing(node: gs.Node) -> bool:
+def does_nothing(node: gs.Node) -> bool:
+    """Whether a node hands on its first input as it is."""
     if node.domain or not node.inputs or not node.outputs:
         return False
     if node.op == "Identity":

@@ -5,6 +5,7 @@ into memory, until something touches them. Copying a model therefore copies no w
 """
 
 from onnxprune.model.core import FileFields, Model, PackedValues
+from onnxprune.model.raw import RawModel, read_raw
 from onnxprune.model.reading import data_files, digest, load
 from onnxprune.model.writing import raise_opset, save, to_bytes, to_skeleton
 
@@ -12,10 +13,12 @@ __all__ = [
     "FileFields",
     "Model",
     "PackedValues",
+    "RawModel",
     "data_files",
     "digest",
     "load",
     "raise_opset",
+    "read_raw",
     "save",
     "to_bytes",
     "to_skeleton",

@@ -47,25 +47,31 @@ def load(path: Path | str) -> Model:
         ModelError: no such file, not an ONNX model, or external data missing or too short.
     """
     path = Path(path)
+    return parse(mapped(path), path)
+
+
+def mapped(path: Path) -> memoryview:
+    """The bytes of a file, mapped rather than read.
+
+    Raises:
+        ModelError: no such file, empty, or not readable.
+    """
     if not path.is_file():
         raise ModelError(f"{path}: no such file. Name an existing .onnx file.")
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty. Export the model again.")
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except OSError as error:
         reason = error.strerror or error
         raise ModelError(f"{path}: cannot be read: {reason}. Give a file that you may read.") from error
-    return parse(memoryview(mapped), path)
 
 
 def data_files(path: Path | str) -> tuple[Path, ...]:
     """The files beside a model that hold its weights, in the order in which the model names them."""
     path = Path(path)
-    with path.open("rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    proto = onnx.ModelProto.FromString(wire.skeleton(memoryview(mapped), MAPPED_BYTES))
+    proto = onnx.ModelProto.FromString(wire.skeleton(mapped(path), MAPPED_BYTES))
     names = [
         entry.value
         for tensor in stored_tensors(proto.graph)

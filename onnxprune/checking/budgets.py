@@ -1,0 +1,83 @@
+"""What a model must keep to: sizes, times, agreement with a reference, providers."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from onnxprune.errors import OptionError
+
+_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budgets:
+    """Limits, and the inputs they are measured on.
+
+    Attributes:
+        max_size: bytes of the model file and its data files.
+        max_latency_ms: median milliseconds of one run, by target.
+        max_load_ms: median milliseconds to make a session, on `cpu:1`.
+        min_fidelity: least score against `reference`.
+        reference: the model that is right.
+        data: sample inputs; made-up ones without it.
+        shape: `NAME=1x128` for the run.
+        seconds: of timed runs a model and target.
+        seed: of made-up inputs.
+    """
+
+    max_size: int | None = None
+    max_latency_ms: Mapping[str, float] = field(default_factory=dict)
+    max_load_ms: float | None = None
+    min_fidelity: float | None = None
+    reference: Path | None = None
+    data: str | None = None
+    shape: Sequence[str] = ()
+    seconds: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.min_fidelity is not None and self.reference is None:
+            raise OptionError("--min-fidelity needs a model to compare with. Name it with --reference.")
+        if self.min_fidelity is not None and not self.min_fidelity <= 1:
+            raise OptionError(f"--min-fidelity must be at most 1 (a perfect copy), got {self.min_fidelity}.")
+        for name, limit in (
+            ("--max-load", self.max_load_ms),
+            *(("--max-latency", ms) for ms in self.max_latency_ms.values()),
+        ):
+            if limit is not None and not (math.isfinite(limit) and limit > 0):
+                raise OptionError(f"{name} must be milliseconds above 0, got {limit}.")
+
+
+def parse_size(text: str) -> int:
+    """Bytes from `20MB`, `512 KiB` or a plain number.
+
+    Raises:
+        OptionError: not a size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or found[2].lower() not in _UNITS:
+        raise OptionError(f"--max-size must be a size such as 20MB, 512KiB or 1000000, got {text!r}.")
+    return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def parse_latencies(texts: Sequence[str]) -> dict[str, float]:
+    """Milliseconds by target from `cpu:1=12.5`.
+
+    Raises:
+        OptionError: not a target and a time.
+    """
+    limits = {}
+    for text in texts:
+        target, equals, ms = text.rpartition("=")
+        try:
+            limits[target] = float(ms)
+        except ValueError:
+            equals = ""
+        if not equals or not target:
+            raise OptionError(f"--max-latency must be TARGET=MILLISECONDS such as cpu:1=12.5, got {text!r}.")
+    return limits

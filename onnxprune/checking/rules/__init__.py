@@ -1,0 +1,19 @@
+"""Every rule, in the order in which a report lists them; nothing registers itself."""
+
+from __future__ import annotations
+
+from onnxprune.checking.rule import Rule
+from onnxprune.checking.rules import budgets, loading, naming, numerics, operators, quantization, storage, structure
+
+RULES: tuple[Rule, ...] = (
+    *loading.RULES,
+    *operators.RULES,
+    *naming.RULES,
+    *storage.RULES,
+    *numerics.RULES,
+    *structure.RULES,
+    *quantization.RULES,
+    *budgets.RULES,
+)
+
+__all__ = ["RULES", "Rule"]
