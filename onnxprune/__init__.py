@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from onnxprune.blaming import blame
+    from onnxprune.checking import check
     from onnxprune.comparison import time, validate
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "apply": "onnxprune.pipeline",
     "blame": "onnxprune.blaming",
+    "check": "onnxprune.checking",
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
     "time": "onnxprune.comparison",
@@ -28,4 +30,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["apply", "blame", "inspect", "optimize", "time", "validate"]
+__all__ = ["apply", "blame", "check", "inspect", "optimize", "time", "validate"]

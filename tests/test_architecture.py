@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("mutants", "attribution"),
     ("search",),
     ("blaming", "pipeline"),
+    ("checking",),
     ("report",),
     ("cli",),
 )

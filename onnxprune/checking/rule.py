@@ -34,6 +34,10 @@ class Rule:
     do: str
     find: Find
 
+    def to_json(self) -> dict[str, str]:
+        """The keys are stable."""
+        return {"rule": self.id, "severity": self.severity, "summary": self.summary, "do": self.do}
+
 
 def rule(name: str, severity: Severity, *, needs: Stage, do: str) -> Callable[[Find], Rule]:
     """Declare the function below as a rule; the first line of its docstring is the rule's summary."""

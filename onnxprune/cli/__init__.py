@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxprune.cli import blaming, compressing, judging, listing
+from onnxprune.cli import blaming, checking, compressing, judging, listing
 from onnxprune.cli.command import Group
 
 # Every command; nothing registers itself on import.
@@ -14,6 +14,7 @@ COMMANDS = (
     judging.validate,
     judging.time,
     blaming.blame,
+    checking.check,
     listing.inspect,
     listing.passes,
     listing.targets,

@@ -8,6 +8,7 @@ from onnxprune.checking.case import Case
 from onnxprune.checking.finding import Spot
 from onnxprune.checking.rule import rule
 from onnxprune.errors import ModelError
+from onnxprune.runtime import open_session
 
 _LOADED_ON = "cpu:1"
 
@@ -48,6 +49,33 @@ def over_load(case: Case) -> Iterator[Spot]:
     case.figures["load_ms"] = took
     if took > limit:
         yield Spot(f"target {_LOADED_ON}", f"loading takes {took:.3g} ms, at most {limit:g} ms are allowed")
+
+
+@rule(
+    "interface-changed",
+    "error",
+    needs="session",
+    do="Keep the reference's inputs and outputs, or tell those who call the model.",
+)
+def interface_changed(case: Case) -> Iterator[Spot]:
+    """Inputs or outputs have other names, types or numbers of axes than the reference's."""
+    if case.budgets.reference is None:
+        return
+    before = open_session(case.budgets.reference)
+    for kind, old, new in (
+        ("input", before.inputs, case.session.inputs),
+        ("output", before.outputs, case.session.outputs),
+    ):
+        ours = {port.name: port for port in new}
+        for port in old:
+            own = ours.pop(port.name, None)
+            if own is None:
+                yield Spot(f"{kind} {port.name!r}", "the reference has it, the model has not")
+            elif (own.dtype, len(own.shape)) != (port.dtype, len(port.shape)):
+                said = [str(one).removeprefix(f"{one.name} ") for one in (own, port)]
+                yield Spot(f"{kind} {port.name!r}", f"is {said[0]}, the reference's is {said[1]}")
+        for name in ours:
+            yield Spot(f"{kind} {name!r}", "the model has it, the reference has not")
 
 
 @rule(
@@ -92,4 +120,4 @@ def slower_than_reference(case: Case) -> Iterator[Spot]:
             yield Spot(f"target {target}", what)
 
 
-RULES = (over_size, over_latency, over_load, under_fidelity, slower_than_reference)
+RULES = (over_size, over_latency, over_load, interface_changed, under_fidelity, slower_than_reference)

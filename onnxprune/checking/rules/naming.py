@@ -22,9 +22,13 @@ from onnxprune.model.core import subgraphs
 def unnamed_node(case: Case) -> Iterator[Spot]:
     """Nodes have no name, so that no profile or report can point at them."""
     for holder, graph in case.raw.graphs():
-        for at, node in enumerate(graph.node):
-            if not node.name:
-                yield Spot(f"node {at} ({node.op_type}){_inside(holder)}", "has no name")
+        # What a Constant holds is named by its output.
+        named = [node for node in graph.node if node.op_type != "Constant"]
+        unnamed = [node for node in named if not node.name]
+        if unnamed:
+            yield Spot(
+                f"{described(unnamed[0])}{_inside(holder)}", f"{len(unnamed)} of {len(named)} nodes have no name"
+            )
 
 
 @rule(

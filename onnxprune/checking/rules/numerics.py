@@ -61,7 +61,7 @@ def float16_overflow(case: Case) -> Iterator[Spot]:
         return
     found = []
     for name, value in observe(case.model, case.feeds).items():
-        if isinstance(value, np.ndarray) and value.dtype == np.float16 and value.size:
+        if getattr(value, "dtype", None) == np.float16 and value.size:
             top = float(np.max(np.abs(value[~np.isnan(value)]).astype(np.float32), initial=0.0))
             if top > _HALF_LIMIT / _HEADROOM and not _masked(value):
                 found.append((top, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -43,7 +44,7 @@ def duplicated_weights(case: Case) -> Iterator[Spot]:
             continue
         equal: dict[bytes, list[gs.Constant]] = defaultdict(list)
         for tensor in group:
-            equal[hashlib.blake2b(np.ascontiguousarray(numbers(tensor)).view(np.uint8)).digest()].append(tensor)
+            equal[hashlib.blake2b(np.ascontiguousarray(numbers(tensor)).view(np.uint8).data).digest()].append(tensor)
         for same in equal.values():
             if len(same) > 1:
                 names = sorted(tensor.name for tensor in same)
@@ -148,8 +149,8 @@ def heavy_metadata(case: Case) -> Iterator[Spot]:
             size += len(one.doc_string) + sum(entry.ByteSize() for entry in one.metadata_props)
     whole = case.path.stat().st_size
     if size >= _METADATA_BYTES:
-        worst = "warning" if size > _METADATA_SHARE * whole else None
-        yield Spot("model", f"{size} of its {whole} bytes are descriptions and metadata", worst)
+        spot = Spot("model", f"{size} of its {whole} bytes are descriptions and metadata")
+        yield replace(spot, severity="warning") if size > _METADATA_SHARE * whole else spot
 
 
 @rule(

@@ -1,0 +1,283 @@
+"""What `check` prints and writes: verdict, budgets, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import numpy_helper
+
+from onnxprune.checking import RULES, Budgets, check
+from onnxprune.cli import main
+from tests import graphs
+from tests.checking.broken import good, named, weight
+
+SCHEMA = json.loads((Path(__file__).parent / "sarif.schema.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    graphs.saved(good(), tmp_path)
+
+
+def run(*arguments: str) -> Result:
+    result = CliRunner().invoke(main, ["check", *arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def answer(*arguments: str, code: int = 0) -> Any:
+    result = run(*arguments, "--json")
+    assert (result.exit_code, result.stderr) == (code, ""), result.output
+    return json.loads(result.stdout)
+
+
+def rules(document: Any) -> list[str]:
+    return [finding["rule"] for finding in document["findings"]]
+
+
+def disturbed() -> None:
+    """The good model with other numbers: it runs, and answers otherwise."""
+    proto = good()
+    weight(proto, "down", lambda array: array + np.float32(0.5))
+    graphs.saved(proto, Path(), "other.onnx")
+
+
+def test_the_documented_keys_are_there() -> None:
+    document = answer("model.onnx", "--max-size", "100", code=1)
+    assert document.keys() == {"passed", "fail_on", "counts", "models", "findings"}
+    assert document["counts"] == {"error": 1, "warning": 0, "note": 0}
+    assert document["models"][0].keys() == {"model", "figures", "not_checked", "seconds"}
+    size = Path("model.onnx").stat().st_size
+    assert document["findings"] == [
+        {
+            "model": "model.onnx",
+            "rule": "over-size",
+            "severity": "error",
+            "where": "model",
+            "what": f"{size} bytes, at most 100 are allowed",
+            "do": "Make it smaller: onnxprune optimize MODEL, with a goal or more passes.",
+        }
+    ]
+
+
+def test_data_files_count_as_size() -> None:
+    proto = good()
+    onnx.save(proto, "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
+    whole = Path("split.onnx").stat().st_size + Path("split.data").stat().st_size
+    assert answer("split.onnx", "--max-size", str(whole))["models"][0]["figures"] == {"size_bytes": whole}
+    assert rules(answer("split.onnx", "--max-size", str(whole - 1), code=1)) == ["over-size"]
+
+
+def test_a_slow_run_and_a_slow_load_are_found() -> None:
+    arguments = ("model.onnx", "--seconds", "0.02", "--max-latency", "cpu:1=0.000001", "--max-load", "0.000001")
+    document = answer(*arguments, code=1)
+    assert rules(document) == ["over-latency", "over-load"]
+    assert document["findings"][0]["where"] == "target cpu:1"
+    assert document["findings"][0]["what"].endswith("at most 1e-06 ms are allowed")
+    figures = document["models"][0]["figures"]
+    assert figures["latency_ms"]["cpu:1"]["median"] > 0
+    assert figures["load_ms"] > 0
+    loose = ("model.onnx", "--seconds", "0.02", "--max-latency", "cpu:1=60000", "--max-load", "60000")
+    assert rules(answer(*loose)) == []
+
+
+def test_a_model_that_left_its_reference_is_found() -> None:
+    disturbed()
+    arguments = ("--seconds", "0.02", "--ignore", "slower-than-reference")
+    document = answer("other.onnx", "--reference", "model.onnx", "--min-fidelity", "0.9", *arguments, code=1)
+    assert rules(document) == ["under-fidelity"]
+    assert document["findings"][0]["where"] == "output 'y'"
+    assert "is under the floor 0.9; " in document["findings"][0]["what"]
+    assert document["findings"][0]["what"].endswith(", on synthetic inputs; first at 'd'")
+    same = answer("model.onnx", "--reference", "model.onnx", "--min-fidelity", "1", *arguments)
+    assert same["models"][0]["figures"]["fidelity"] == 1
+
+
+def test_a_reference_with_other_outputs_cannot_be_compared() -> None:
+    proto = good()
+    proto.graph.node[-1].output[0] = proto.graph.output[0].name = "z"
+    graphs.saved(proto, Path(), "z.onnx")
+    arguments = ("--reference", "z.onnx", "--min-fidelity", "0.9", "--ignore", "slower-than-reference")
+    document = answer("model.onnx", *arguments, code=1)
+    assert rules(document) == ["interface-changed", "interface-changed", "under-fidelity"]
+    assert [finding["what"] for finding in document["findings"]] == [
+        "the reference has it, the model has not",
+        "the model has it, the reference has not",
+        "cannot be compared: model.onnx: lacks the outputs z of z.onnx. Compare equals.",
+    ]
+
+
+def test_inputs_of_another_type_than_the_references_are_found() -> None:
+    graphs.saved(named(graphs.matmul()), Path(), "float.onnx")
+    graphs.saved(named(graphs.matmul(dtype=np.float16)), Path(), "half.onnx")
+    document = answer("half.onnx", "--reference", "float.onnx", "--ignore", "slower-than-reference", code=1)
+    assert [(finding["where"], finding["what"]) for finding in document["findings"]] == [
+        ("input 'x'", "is float16 [batch, 64], the reference's is float32 [batch, 64]"),
+        ("output 'y'", "is float16 [batch, 64], the reference's is float32 [batch, 64]"),
+    ]
+
+
+@pytest.mark.serial
+def test_a_model_slower_than_its_reference_is_found() -> None:
+    # Forty products against one: no spell of a shared machine makes up for that.
+    nodes = [graphs.node("MatMul", ["x", "up"], ["u"], name="first")]
+    name = "u"
+    for at in range(40):
+        nodes.append(graphs.node("MatMul", [name, "square"], [f"m{at}"], name=f"m{at}"))
+        name = f"m{at}"
+    last = graphs.node("Relu", [name], ["y"], name="last")
+    constants = {"up": graphs.weights(64, 512), "square": graphs.weights(512, 512)}
+    short = graphs.node("Relu", ["u"], ["y"], name="last")
+    shape, outputs = [graphs.info("x", ("batch", 64))], [graphs.info("y", ("batch", 512))]
+    graphs.saved(graphs.model([*nodes, last], shape, outputs, constants), Path(), "slow.onnx")
+    graphs.saved(graphs.model([nodes[0], short], shape, outputs, constants), Path(), "fast.onnx")
+    document = answer("slow.onnx", "--reference", "fast.onnx", "--seconds", "0.1", code=1)
+    assert rules(document) == ["slower-than-reference"]
+    assert " x the reference's speed [0.0" in document["findings"][0]["what"]
+    quick = answer("fast.onnx", "--reference", "slow.onnx", "--seconds", "0.1", "--ignore", "unused-initializer")
+    assert quick["models"][0]["figures"]["speedup"]["cpu:1"]["ratio"] > 1
+
+
+def test_severity_decides_with_fail_on() -> None:
+    proto = good()
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "spare"))
+    graphs.saved(proto, Path(), "spare.onnx")
+    assert rules(answer("spare.onnx", code=1)) == ["unused-initializer"]
+    assert rules(answer("spare.onnx", "--fail-on", "error")) == ["unused-initializer"]
+    assert rules(answer("spare.onnx", "--ignore", "unused-initializer")) == []
+    assert answer("spare.onnx", "--fail-on", "never", "--max-size", "1")["passed"]
+    graphs.saved(named(graphs.matmul(opset=12)), Path(), "old.onnx")
+    assert rules(answer("old.onnx")) == ["old-opset"]
+    assert rules(answer("old.onnx", "--fail-on", "note", code=1)) == ["old-opset"]
+
+
+def test_several_models_have_one_answer() -> None:
+    Path("text.onnx").write_text("text")
+    document = answer("model.onnx", "text.onnx", code=1)
+    assert [one["model"] for one in document["models"]] == ["model.onnx", "text.onnx"]
+    assert {finding["model"] for finding in document["findings"]} == {"text.onnx"}
+    assert set(document["models"][1]["not_checked"]) == {rule.id for rule in RULES if rule.needs != "bytes"}
+
+
+def test_the_table_says_what_where_and_what_to_do() -> None:
+    result = run("model.onnx", "--max-size", "100")
+    lines = [line.rstrip() for line in result.stdout.splitlines()]
+    assert lines[0].startswith("model.onnx: 1 error, 0 warnings, 0 notes; ")
+    assert lines[1].split() == ["severity", "rule", "where", "what", "what", "to", "do"]
+    assert lines[2].split()[:3] == ["error", "over-size", "model"]
+    assert lines[-1] == "failed (fails on: warning)"
+    assert run("model.onnx").stdout.splitlines()[-1] == "passed (fails on: warning)"
+
+
+def test_what_cannot_be_checked_is_said() -> None:
+    Path("text.onnx").write_text("text")
+    (line,) = [line for line in run("text.onnx").stdout.splitlines() if line.startswith("not checked: ")]
+    assert line.startswith("not checked: external-data-outside, external-data-missing, checker-error, ")
+
+
+def test_every_rule_is_listed_once_with_its_advice() -> None:
+    listed = json.loads(run("--list", "--json").stdout)
+    assert [one["rule"] for one in listed] == [rule.id for rule in RULES]
+    assert len({one["rule"] for one in listed}) == len(listed)
+    assert all(one["summary"].endswith(".") and one["do"].endswith(".") for one in listed)
+    text = run("--list").stdout
+    assert all(rule.id in text for rule in RULES)
+
+
+def test_sarif_is_valid_and_complete() -> None:
+    disturbed()
+    run("other.onnx", "--max-size", "100", "--sarif", "findings.sarif")
+    document = json.loads(Path("findings.sarif").read_text())
+    jsonschema.validate(document, SCHEMA)
+    (log,) = document["runs"]
+    (result,) = log["results"]
+    assert result["ruleId"] == "over-size"
+    assert log["tool"]["driver"]["rules"][result["ruleIndex"]]["id"] == "over-size"
+    assert result["level"] == "error"
+    assert result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == "other.onnx"
+    assert log["invocations"] == [{"executionSuccessful": True, "exitCode": 1}]
+
+
+def test_sarif_without_findings_and_of_odd_names_is_valid(tmp_path: Path) -> None:
+    odd = tmp_path / "a folder"
+    odd.mkdir()
+    graphs.saved(good(), odd, "mödel 1.onnx")
+    run("a folder/mödel 1.onnx", "--sarif", "none.sarif")
+    assert json.loads(Path("none.sarif").read_text())["runs"][0]["results"] == []
+    run("a folder/mödel 1.onnx", "--max-size", "1", "--sarif", "one.sarif")
+    document = json.loads(Path("one.sarif").read_text())
+    jsonschema.validate(document, SCHEMA)
+    location = document["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]
+    assert location["uri"] == "a%20folder/m%C3%B6del%201.onnx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ((), "check needs a model. Name an .onnx file, or --list for the rules."),
+        (("gone.onnx",), "gone.onnx: no such file. Name an existing .onnx file."),
+        (("model.onnx", "--reference", "gone.onnx"), "gone.onnx: no such file. Name an existing .onnx file."),
+        (
+            ("model.onnx", "--max-size", "20 lightyears"),
+            "--max-size must be a size such as 20MB, 512KiB or 1000000, got '20 lightyears'.",
+        ),
+        (
+            ("model.onnx", "--max-latency", "12"),
+            "--max-latency must be TARGET=MILLISECONDS such as cpu:1=12.5, got '12'.",
+        ),
+        (("model.onnx", "--max-latency", "cpu:1=-2"), "--max-latency must be milliseconds above 0, got -2.0."),
+        (("model.onnx", "--max-load", "nan"), "--max-load must be milliseconds above 0, got nan."),
+        (
+            ("model.onnx", "--min-fidelity", "0.9"),
+            "--min-fidelity needs a model to compare with. Name it with --reference.",
+        ),
+        (
+            ("model.onnx", "--min-fidelity", "1.5", "--reference", "model.onnx"),
+            "--min-fidelity must be at most 1 (a perfect copy), got 1.5.",
+        ),
+        (
+            ("model.onnx", "--sarif", "no/such/file.sarif"),
+            "no/such: no such folder. Make it or choose another place with --sarif.",
+        ),
+        (("model.onnx", "--data", "gone.npz"), None),
+    ],
+)
+def test_what_the_user_got_wrong_is_one_line(arguments: tuple[str, ...], line: str | None) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    (said,) = result.stderr.splitlines()
+    if line is not None:
+        assert said == f"onnxprune: {line}"
+
+
+def test_an_unknown_rule_lists_those_that_there_are() -> None:
+    result = run("model.onnx", "--ignore", "no-such")
+    assert result.exit_code == 2
+    known = ", ".join(sorted(rule.id for rule in RULES))
+    assert result.stderr == f"onnxprune: No rule named 'no-such'. Known: {known}.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("20MB", 20_000_000), ("512 KiB", 524_288), (".5gb", 500_000_000), ("17", 17), ("1.5MiB", 1_572_864)],
+)
+def test_sizes_are_read_as_they_are_written(text: str, size: int) -> None:
+    graphs.saved(good(), Path(), "m.onnx")
+    from onnxprune.checking import parse_size
+
+    assert parse_size(text) == size
+
+
+def test_python_gives_the_same_answer() -> None:
+    result = check("model.onnx", budgets=Budgets(max_size=100))
+    assert not result.passed
+    assert [finding.rule for finding in result.findings] == ["over-size"]
