@@ -11,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
+from onnxprune.folding import fold_arithmetic
 from onnxprune.graph import constants, numbers, storage, walk
 from onnxprune.model import Model, to_skeleton
 from onnxprune.plan import Change, Edit
@@ -42,7 +43,9 @@ _FREE_VIEWS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 
 @dataclass(frozen=True, kw_only=True)
 class Simplify:
-    """Fold constants, remove identities and dead nodes, drop stale shapes. Outputs do not change.
+    """Fold constants, and arithmetic around convolutions into their weights; remove what does nothing.
+
+    Outputs do not change but for float rounding.
 
     Attributes:
         limit: bytes up to which a folded result may be larger than what it was computed from.
@@ -91,6 +94,7 @@ def _folded(model: Model, limit: int) -> Model:
         tensor.inputs.clear()
     _fold_views(graph, overridable)
     _drop_identities(graph)
+    fold_arithmetic(graph, overridable)
     graph.cleanup(remove_unused_graph_inputs=False)
     _drop_shapes(graph)
     return result

@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files",),
     ("model", "graph", "weights", "rewrite", "interface"),
     ("dimensions", "cut"),
-    ("structure", "blocks", "biases", "unchanging", "dead"),
+    ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
     ("sites", "plan", "spec", "solvers"),
     ("int8", "int8_weights", "low_rank", "codes", "cost", "isomorphism"),
     ("runtime",),
