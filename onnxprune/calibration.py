@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,11 +22,14 @@ from onnxprune.masks import kept_rows, mask_input
 from onnxprune.model import Model
 from onnxprune.observer import groups, observer, shapes_of, unobservable
 from onnxprune.runtime import Array, Feeds, Port
+from onnxprune.solvers.histogram import Histogram, histogram_of, merged
 
 Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 # Accumulators and activations that may be alive at once; the rest is collected in further passes over the samples.
 MEMORY_BYTES = 256 << 20
+# Of a large tensor so many values of each sample go into its histogram: neighbours say the same.
+_VALUES_A_SAMPLE = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +41,16 @@ class Needs:
         columns: per element of the last axis: mean, L2 norm, mean and largest magnitude.
         grams: the same, and the last axis' second moment XᵀX.
         tokens: how often each whole number occurs.
+        histograms: how often values of each size occur.
+        channels: per element of axis 1, the mean.
     """
 
     ranges: frozenset[str] = frozenset()
     columns: frozenset[str] = frozenset()
     grams: frozenset[str] = frozenset()
     tokens: frozenset[str] = frozenset()
+    histograms: frozenset[str] = frozenset()
+    channels: frozenset[str] = frozenset()
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -51,12 +58,14 @@ class Needs:
             columns=self.columns | other.columns,
             grams=self.grams | other.grams,
             tokens=self.tokens | other.tokens,
+            histograms=self.histograms | other.histograms,
+            channels=self.channels | other.channels,
         )
 
     @property
     def tensors(self) -> frozenset[str]:
         """Every tensor that anything is wanted of."""
-        return self.ranges | self.columns | self.grams | self.tokens
+        return self.ranges | self.columns | self.grams | self.tokens | self.histograms | self.channels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +97,8 @@ class Statistics:
         ranges: (least, largest) value over all samples, padded tokens included: they are computed with, too.
         columns: of every tensor of `Needs.columns` and `Needs.grams`.
         tokens: (numbers, ascending; how often each was seen), padded places left out.
+        histograms: of finite values, padded tokens included; of a large tensor, of some of each sample's values.
+        channels: [channels] the mean over samples and all axes but axis 1.
         missing: why a wanted tensor has none, as the report may print it.
         samples: how many were run.
         mask: the input that told padded tokens.
@@ -96,6 +107,8 @@ class Statistics:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     columns: Mapping[str, Columns] = field(default_factory=dict)
     tokens: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
+    channels: Mapping[str, Matrix] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0
     mask: str | None = None
@@ -135,6 +148,8 @@ def collect(
     ranges: dict[str, tuple[float, float]] = {}
     columns: dict[str, Columns] = {}
     tokens: dict[str, Counter[int]] = {name: Counter() for name in needs.tokens - missing.keys()}
+    histograms: dict[str, Histogram] = {}
+    channels: dict[str, list[Matrix]] = {}
     for part in parts:
         observe = observer(model, part)
         sums = {name: _Sums(gram=name in needs.grams) for name in part if name in needs.grams | needs.columns}
@@ -143,16 +158,43 @@ def collect(
                 if name in needs.ranges and value.size:
                     low, high = ranges.get(name, (np.inf, -np.inf))
                     ranges[name] = (min(low, float(value.min())), max(high, float(value.max())))
+                if name in needs.histograms and (seen := histogram_of(_some(value))) is not None:
+                    histograms[name] = merged(histograms.get(name), seen) or seen
+                if name in needs.channels and value.size:
+                    axes = tuple(axis for axis in range(value.ndim) if axis != 1)
+                    channels.setdefault(name, []).append(value.mean(axis=axes, dtype=np.float64))
                 if name in tokens:
                     kept = kept_rows((*value.shape, 1), feed[mask]) if mask else None
-                    seen, times = np.unique(value if kept is None else value[kept], return_counts=True)
-                    tokens[name].update(dict(zip(seen.tolist(), times.tolist(), strict=True)))
+                    ids, times = np.unique(value if kept is None else value[kept], return_counts=True)
+                    tokens[name].update(dict(zip(ids.tolist(), times.tolist(), strict=True)))
                 if name in sums:
                     kept = kept_rows(value.shape, feed[mask]) if mask else None
                     sums[name].add(value.reshape(-1, value.shape[-1]) if kept is None else value[kept])
         columns |= {name: done.finish(spill=len(parts) > 1) for name, done in sums.items()}
     counted = {name: _sorted(counts) for name, counts in tokens.items()}
-    return Statistics(ranges=ranges, columns=columns, tokens=counted, missing=missing, samples=len(feeds), mask=mask)
+    return Statistics(
+        ranges=ranges,
+        columns=columns,
+        tokens=counted,
+        histograms={name: _with_ends(held, ranges.get(name)) for name, held in histograms.items()},
+        channels={name: np.mean(means, axis=0) for name, means in channels.items()},
+        missing=missing,
+        samples=len(feeds),
+        mask=mask,
+    )
+
+
+def _some(value: Array) -> Array:
+    """At most so many of a tensor's values, at places that do not line up with its axes."""
+    flat = value.ravel()
+    if flat.size <= _VALUES_A_SAMPLE:
+        return flat
+    return flat[np.random.default_rng(flat.size).integers(0, flat.size, _VALUES_A_SAMPLE)]
+
+
+def _with_ends(histogram: Histogram, ends: tuple[float, float] | None) -> Histogram:
+    """With the true ends, where some of the values were not looked at."""
+    return histogram if ends is None else replace(histogram, low=ends[0], high=ends[1])
 
 
 def _sorted(counts: Counter[int]) -> tuple[Array, Array]:
@@ -225,6 +267,8 @@ def _spilled(gram: Matrix) -> Matrix:
 def _unsuited(name: str, shape: tuple[int, ...], needs: Needs, memory_bytes: int) -> str | None:
     if name in needs.columns | needs.grams and not shape:
         return "it is a scalar"
+    if name in needs.channels and len(shape) < 2:
+        return "it has no axis 1"
     if name in needs.grams and 8 * shape[-1] ** 2 > memory_bytes:
         return f"its second moment takes {8 * shape[-1] ** 2} bytes, more than the {memory_bytes} allowed"
     return None
