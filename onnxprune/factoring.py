@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import Declined
 from onnxprune.graph import elements
-from onnxprune.inputs import Patches, Source
+from onnxprune.inputs import Source, patches_of
 from onnxprune.low_rank import factors_of, matrix_of, refuse_constant
 from onnxprune.model import Model
 from onnxprune.protocol import Context
@@ -70,16 +70,7 @@ def _source(use: Use) -> Source:
     node = use.node
     if use.role != "conv":
         return Source(node.inputs[0].name)
-    axes = len(node.inputs[1].shape) - 2
-    return Source(
-        node.inputs[0].name,
-        Patches(
-            kernel=(1,) * axes,
-            strides=tuple(node.attrs.get("strides", (1,) * axes)),
-            pads=tuple(node.attrs.get("pads", (0,) * 2 * axes)),
-            dilations=(1,) * axes,
-        ),
-    )
+    return Source(node.inputs[0].name, patches_of(node, (1,) * (len(node.inputs[1].shape) - 2)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
+import onnx_graphsurgeon as gs
 from scipy.linalg import blas
 
 from onnxprune.errors import DataError
@@ -20,7 +22,7 @@ from onnxprune.padding import Observe, cropped, may_crop
 from onnxprune.runtime import Array, Feeds, Port
 from onnxprune.solvers.unfold import unfold
 
-Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
+Matrix = np.ndarray[Any, np.dtype[np.float64]]
 
 
 # Of an image at most so many patches are looked at: neighbours say the same.
@@ -29,12 +31,43 @@ _PATCHES_A_SAMPLE = 512
 
 @dataclass(frozen=True)
 class Patches:
-    """How a convolution cuts its input into patches."""
+    """How a convolution cuts its input into patches.
+
+    Attributes:
+        groups: parts of the channels, each with sums of its own.
+        same: `UPPER` or `LOWER`, where the convolution pads by itself for an output as large as its input; then `pads`
+            are not read.
+    """
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     pads: tuple[int, ...]
     dilations: tuple[int, ...]
+    groups: int = 1
+    same: Literal["", "UPPER", "LOWER"] = ""
+
+    def pads_of(self, space: Sequence[int]) -> tuple[int, ...]:
+        """Zeros before each axis, then after each axis, of an image of this size."""
+        if not self.same:
+            return self.pads
+        sizes = zip(space, self.kernel, self.strides, self.dilations, strict=True)
+        whole = [max((-(-n // step) - 1) * step + (k - 1) * apart + 1 - n, 0) for n, k, step, apart in sizes]
+        more, less = tuple(-(-n // 2) for n in whole), tuple(n // 2 for n in whole)
+        return (*less, *more) if self.same == "UPPER" else (*more, *less)
+
+
+def patches_of(node: gs.Node, kernel: Sequence[int]) -> Patches:
+    """How a Conv cuts its input into patches of `kernel`."""
+    axes, attrs = len(kernel), node.attrs
+    same = str(attrs.get("auto_pad", "NOTSET")).removeprefix("SAME_")
+    return Patches(
+        kernel=tuple(kernel),
+        strides=tuple(attrs.get("strides", (1,) * axes)),
+        pads=(0,) * 2 * axes if same == "VALID" else tuple(attrs.get("pads", (0,) * 2 * axes)),
+        dilations=tuple(attrs.get("dilations", (1,) * axes)),
+        groups=int(attrs.get("group", 1)),
+        same="UPPER" if same == "UPPER" else "LOWER" if same == "LOWER" else "",
+    )
 
 
 @dataclass(frozen=True)
@@ -48,6 +81,8 @@ class Source:
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Moments of one tensor's rows x [k] in the cut model, and y [k] in the original.
+
+    Of a convolution in several groups each matrix has one more axis at the front, the groups', and k is of one group.
 
     Attributes:
         rows: how many were seen.
@@ -106,7 +141,7 @@ def compare_inputs(
             rows = _rows(source, value, padding, at)
             reference = rows if wanted is value else _rows(source, wanted, padding, at)
             if source not in sums:
-                sums[source] = _Sums(rows.shape[1])
+                sums[source] = _Sums(rows.shape[1], source.patches.groups if source.patches else 1)
             sums[source].add(rows, reference)
     return {source: total.finish(source.tensor) for source, total in sums.items()}
 
@@ -139,7 +174,8 @@ def add_up(parts: Sequence[Inputs]) -> Inputs:
 def _rows(source: Source, array: Array, padding: Array | None, sample: int) -> Array:
     if source.patches is not None:
         cut = source.patches
-        rows = unfold(array, cut.kernel, strides=cut.strides, pads=cut.pads, dilations=cut.dilations)
+        pads = cut.pads_of(array.shape[2:])
+        rows = unfold(array, cut.kernel, strides=cut.strides, pads=pads, dilations=cut.dilations)
         if len(rows) > _PATCHES_A_SAMPLE:
             # The same places in both models, others in each sample.
             rows = rows[np.random.default_rng(sample).choice(len(rows), _PATCHES_A_SAMPLE, replace=False)]
@@ -152,10 +188,12 @@ def _rows(source: Source, array: Array, padding: Array | None, sample: int) -> A
 class _Sums:
     """Running sums in float64; one triangle of the symmetric one."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, groups: int = 1) -> None:
         self.rows = self.samples = 0
-        self.gram = np.zeros((width, width), order="F")
-        self.cross = np.zeros((width, width), order="F")
+        self.groups, part = groups, width // groups
+        shape = (part, part) if groups == 1 else (groups, part, part)
+        self.gram = np.zeros(shape, order="F" if groups == 1 else "C")
+        self.cross = np.zeros(shape, order="F" if groups == 1 else "C")
         self.total, self.reference = np.zeros(width), np.zeros(width)
         self.squares = np.zeros(width)
 
@@ -170,6 +208,13 @@ class _Sums:
         self.total += x.sum(axis=0)
         self.reference += y.sum(axis=0)
         self.squares += np.square(np.abs(x).mean(axis=0))
+        if self.groups > 1:
+            # [rows, channels] -> [groups, rows, channels of one]
+            mine, theirs = (np.moveaxis(one.reshape(len(one), self.groups, -1), 1, 0) for one in (x, y))
+            turned = mine.transpose(0, 2, 1)
+            self.gram += turned @ mine
+            self.cross += turned @ theirs
+            return
         self.gram = blas.dsyrk(1.0, x.T, beta=1.0, c=self.gram, overwrite_c=1)
         self.cross = blas.dgemm(1.0, x.T, y.T, beta=1.0, c=self.cross, trans_b=1, overwrite_c=1)
 
@@ -177,10 +222,10 @@ class _Sums:
         """The moments."""
         if not self.rows:
             raise DataError(f"calibration: the mask leaves no token of {name!r}. Give samples with tokens.")
-        upper = np.triu(self.gram)
+        gram = self.gram if self.groups > 1 else np.triu(self.gram) + np.triu(self.gram, 1).T
         return Inputs(
             rows=self.rows,
-            gram=upper + np.triu(self.gram, 1).T,
+            gram=gram,
             cross=np.ascontiguousarray(self.cross),
             mean=self.total / self.rows,
             reference_mean=self.reference / self.rows,

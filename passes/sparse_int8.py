@@ -7,18 +7,29 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 from onnxprune.calibration import Needs
-from onnxprune.errors import Declined, OptionError
+from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.quantizing.applying import apply_edits
 from onnxprune.quantizing.forms import OPSETS, form_of
-from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse
+from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse, tables_among
 from onnxprune.quantizing.milder import decoded_at_load
 from onnxprune.quantizing.ranges import range_needs, ranges_of
-from onnxprune.quantizing.solving import solve_weight
+from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
+from onnxprune.quantizing.solving import Integers
+from onnxprune.quantizing.stages import Task, solve_tasks
 from onnxprune.sites import GRAPH, Site
 from onnxprune.weights import Weight, find_weights
+
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "linears": ("dynamic", "stored", "float"),
+    "convs": ("auto", "static", "stored", "float"),
+    "bits": (8, 4, 3),
+    "score": ("magnitude", "obs", "wanda"),
+    "solver": ("auto", "joint", "prune-then-round", "round"),
+    "quantized": ("leave", "extend"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +42,15 @@ class SparseInt8:
         convs: `static` multiplies integers between calibrated ranges (needs sample inputs), `stored` keeps the
             product in float; `auto` is static where there are sample inputs; `float` leaves convolutions alone.
         embeddings: whether embedding tables become int8 with one scale a row.
+        sparsity: share of each weight's numbers that become zero, in [0, 1), or N:M, at most N of every M consecutive
+            inputs left. Tables that rows are looked up in stay dense.
+        bits: of the integers; of 4 and 3 the file is smaller once `pack-weights` has been over it.
+        score: which numbers become zero: `obs`, those that the others make up for best, `wanda`, by size times the
+            input's norm within each output, `magnitude`. The first two need sample inputs.
+        solver: `round` rounds to the nearest and no more; `joint` chooses zeros and integers in one sweep over the
+            inputs, later ones making up for what earlier ones lost (needs sample inputs); `prune-then-round` makes up
+            for zeros alone; `auto` is `joint` for zeros or fewer than 8 bits where there are sample inputs.
+        sequential: solve each weight on what the weights solved before it leave of its inputs.
         quantized: what to do with a graph that holds integer operators already: `leave` it alone as its maker chose,
             or `extend` them to what is still in float.
         sites: act on these linears, convolutions and embeddings only; on all of them by default.
@@ -41,17 +61,24 @@ class SparseInt8:
     linears: Literal["dynamic", "stored", "float"] = "dynamic"
     convs: Literal["auto", "static", "stored", "float"] = "auto"
     embeddings: bool = True
+    sparsity: float | str = 0.0
+    bits: Literal[8, 4, 3] = 8
+    score: Score = "obs"
+    solver: Literal["auto"] | Solver = "auto"
+    sequential: bool = True
     quantized: Literal["leave", "extend"] = "leave"
     sites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject values that no form stands for."""
-        if self.linears not in {"dynamic", "stored", "float"}:
-            raise OptionError(f"{self.name}: linears must be one of dynamic, stored, float, got {self.linears!r}.")
-        if self.convs not in {"auto", "static", "stored", "float"}:
-            raise OptionError(f"{self.name}: convs must be one of auto, static, stored, float, got {self.convs!r}.")
-        if self.quantized not in {"leave", "extend"}:
-            raise OptionError(f"{self.name}: quantized must be one of leave, extend, got {self.quantized!r}.")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                words = ", ".join(map(str, known))
+                raise OptionError(f"{self.name}: {name} must be one of {words}, got {getattr(self, name)!r}.")
+        if parse_sparsity(self.sparsity) is None:
+            raise OptionError(
+                f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity}."
+            )
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Ranges around every convolution, where they may become static."""
@@ -72,15 +99,50 @@ class SparseInt8:
         if unknown:
             known = ", ".join(site.id for site in own) or "none"
             raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        recipe, tables = self._recipe(context), tables_among(weights.values())
+        tasks: dict[str, Task] = {}
         for site in own:
             if self.sites and site.id not in self.sites:
                 skips.append(Skip(site=site.id, why="not among option sites"))
                 continue
             try:
-                edits.append(self._edit(site, weights[site.weight], context, model.overridable))
+                weight = weights[site.weight]
+                refuse(weight)
+                forms = {use.name: form_of(use, weight, self, context, model.overridable) for use in weight.uses}
+                tasks[site.id] = Task(weight, dict(forms), self._own(recipe, weight, tables))
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
+        solved = solve_tasks(list(tasks.values()), model, context, sequential=self.sequential)
+        for name, task in tasks.items():
+            solution = solved[task.name]
+            if solution.integers is None:
+                skips.append(Skip(site=name, why=solution.why))
+            else:
+                edits.append(self._edit(name, task, solution.integers, solution.blind, context))
         return Proposal(tuple(self._with_opset(edits, model.graph.opset)), tuple(skips))
+
+    def _recipe(self, context: Context) -> Recipe:
+        """What becomes of weights that are multiplied."""
+        sparsity = parse_sparsity(self.sparsity) or 0.0
+        recipe = Recipe(bits=self.bits, sparsity=sparsity, score=self.score)
+        lossy = recipe.sparse or self.bits < 8
+        blind = context.compare_inputs is None
+        if self.solver != "auto":
+            recipe = replace(recipe, solver=self.solver)
+        elif lossy and not (blind and not recipe.looks_at_inputs):
+            recipe = replace(recipe, solver="joint")
+        if blind and recipe.looks_at_inputs:
+            raise DataError(
+                f"{self.name}: {self._wants()} needs sample inputs. Give --data, or solver=round"
+                f"{',score=magnitude' if recipe.sparse else ''}, or --allow-synthetic to calibrate on made-up ones."
+            )
+        return recipe
+
+    def _wants(self) -> str:
+        """The option that cannot do without sample inputs."""
+        if self.solver in {"joint", "prune-then-round"}:
+            return f"solver={self.solver}"
+        return f"sparsity={self.sparsity}"
 
     def _with_opset(self, edits: list[Edit], opset: int) -> list[Edit]:
         wanted = {edit.id: max(OPSETS.get(form, 0) for form in edit.args["forms"].values()) for edit in edits}
@@ -90,22 +152,29 @@ class SparseInt8:
         first = Edit(id=f"{self.name}.opset", pass_name=self.name, site=GRAPH, kind="raise-opset", args={"to": needed})
         return [first, *(replace(edit, depends_on=(first.id,)) if wanted[edit.id] > opset else edit for edit in edits)]
 
-    def _edit(self, site: Site, weight: Weight, context: Context, overridable: frozenset[str]) -> Edit:
-        refuse(weight)
-        forms = {use.name: form_of(use, weight, self, context, overridable) for use in weight.uses}
-        tensors, layout = solve_weight(weight, dict(forms))
-        args: dict[str, Any] = {"weight": weight.constant.name, "forms": forms, **layout}
-        if "static" in forms.values():
+    def _own(self, recipe: Recipe, weight: Weight, tables: frozenset[str]) -> Recipe:
+        """The recipe of one weight: tables, and heads that are copies of tables, get no zeros."""
+        if all(use.role == "embedding" for use in weight.uses):
+            return Recipe()
+        if weight.constant.name in tables:
+            recipe = replace(recipe, sparsity=0.0, solver="round" if self.bits == 8 else recipe.solver)
+        return recipe
+
+    def _edit(self, site: str, task: Task, solved: Integers, blind: str, context: Context) -> Edit:
+        args: dict[str, Any] = {"weight": task.name, "forms": task.forms, **solved.args}
+        if blind:
+            args["blind"] = blind
+        if "static" in task.forms.values():
             args["ranges"] = {
-                use.name: ranges_of(use, context) for use in weight.uses if forms[use.name] == "static"
+                use.name: ranges_of(use, context) for use in task.weight.uses if task.forms[use.name] == "static"
             }  # fmt: skip
         return Edit(
-            id=f"{self.name}.{site.id}",
+            id=f"{self.name}.{site}",
             pass_name=self.name,
-            site=site.id,
+            site=site,
             kind="quantize-weight",
             args=args,
-            tensors=tensors,
+            tensors=solved.tensors,
         )
 
     def milder(self, edit: Edit) -> tuple[str, Edit] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
@@ -9,6 +11,7 @@ from onnxprune.errors import Declined
 from onnxprune.graph import elements, walk
 from onnxprune.model import Model
 from onnxprune.plan import Skip
+from onnxprune.tables import copies_of
 from onnxprune.weights import Weight
 
 # Nodes that hold integers already; quantizing twice loses twice.
@@ -35,6 +38,13 @@ _SMALLEST_WEIGHT = 1024
 def quantized_already(model: Model) -> tuple[str, ...]:
     """Operators of the graph that hold integers, sorted."""
     return tuple(sorted({node.op for _, node in walk(model.graph) if node.op in QUANTIZED}))
+
+
+def tables_among(weights: Collection[Weight]) -> frozenset[str]:
+    """Weights that rows are looked up in, and stored copies of them that a head multiplies by."""
+    tables = [weight for weight in weights if any(use.role == "embedding" for use in weight.uses)]
+    copies = {copy.constant.name for one in tables if len(one.constant.shape) == 2 for copy in copies_of(one, weights)}
+    return frozenset(copies | {one.constant.name for one in tables})
 
 
 def refuse(weight: Weight) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,52 @@ import numpy as np
 from onnxprune.errors import Declined
 from onnxprune.int8_weights import scale_axes
 from onnxprune.plan import Tensors
-from onnxprune.solvers.quantize import round_to_grid, symmetric_scale
+from onnxprune.quantizing.matrices import Layout, layout_of
+from onnxprune.quantizing.recipes import Recipe
+from onnxprune.solvers import sparsegpt
+from onnxprune.solvers.quantize import round_to_grid, searched_scale, symmetric_scale
+from onnxprune.solvers.wanda import Blocks, blocks_mask, magnitude_scores, share_mask, wanda_scores
 from onnxprune.weights import Weight
 
 Array = np.ndarray[Any, Any]
 
 
-def solve_weight(weight: Weight, forms: dict[str, str]) -> tuple[Tensors, dict[str, Any]]:
-    """`weight`, int8, and `scale`, which broadcasts against it; and in which layout they are.
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the rows x that a weight's readers take in are like.
+
+    Attributes:
+        gram: [groups, k, k] E[xᵀx]; one group serves all.
+        target: [groups, k, n] the weights whose outputs on these rows are nearest the original's.
+    """
+
+    gram: Array
+    target: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """A solved weight.
+
+    Attributes:
+        tensors: `weight`, int8, and `scale`, which broadcasts against it.
+        args: in which layout they are, for the edit.
+        values: what they stand for, in the stored shape and type.
+    """
+
+    tensors: Tensors
+    args: dict[str, Any]
+    values: Array
+
+
+def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Seen | None = None) -> Integers:
+    """Integers of one weight for the forms of its readers.
+
+    Args:
+        weight: with its readers.
+        forms: of each reader, by name.
+        recipe: what is wanted; one that looks at inputs needs `seen`.
+        seen: what the inputs are like.
 
     Raises:
         Declined: the readers want different scales.
@@ -25,18 +64,114 @@ def solve_weight(weight: Weight, forms: dict[str, str]) -> tuple[Tensors, dict[s
     if len(axes) > 1:
         raise Declined("its readers need their scales on different axes")
     (kept,) = axes
-    layout: dict[str, Any] = {}
-    values = weight.constant.values
+    stored: Array = weight.constant.values
+    # A row's scale is looked up with the row; half precision halves its cost and is rounded before the weights.
+    small = set(forms.values()) == {"gather"} and _fits_half(stored, kept)
+    grid = _Grid(layout_of(weight), kept, recipe, np.dtype(np.float16 if small else np.float32))
+    if recipe.plain:
+        scale = symmetric_scale(stored, kept, dtype=grid.dtype)
+        integers = round_to_grid(stored, scale)
+    else:
+        integers, scale = _solved(grid, stored, seen)
+    values = (integers * scale.astype(np.float32)).astype(stored.dtype)
+    args: dict[str, Any] = {}
     if set(forms.values()) == {"dynamic"} and len({use.reads_transposed for use in weight.uses}) == 1:
         # The product's own layout, so that no Transpose is left to run.
         if weight.uses[0].reads_transposed:
-            values, kept = values.T, tuple(1 - axis for axis in kept)
-            layout["transposed"] = True
-        layout["layout"] = "product"
-    # A row's scale is looked up with the row; half precision halves its cost and is rounded before the weights.
-    small = set(forms.values()) == {"gather"} and _fits_half(values, kept)
-    scale = symmetric_scale(values, kept, dtype=np.float16 if small else np.float32)
-    return {"weight": round_to_grid(values, scale), "scale": scale}, layout
+            integers, scale = integers.T, scale.T
+            args["transposed"] = True
+        args["layout"] = "product"
+    if recipe.bits != 8:
+        args["bits"] = recipe.bits
+    if recipe.sparse:
+        args["sparse"] = True
+    return Integers({"weight": integers, "scale": scale}, args, values)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where the scales of a weight lie, and how they are chosen."""
+
+    layout: Layout
+    kept: tuple[int, ...]
+    recipe: Recipe
+    dtype: np.dtype[Any]
+
+    def scale(self, matrices: Array, importance: Array) -> Array:
+        """Steps that broadcast against the stored weight, for values [groups, k, n].
+
+        Eight bits reach the largest value. Fewer are spread where the squared error, weighed by `importance`
+        [groups, k], is least.
+        """
+        values = self.layout.stored(matrices)
+        if self.recipe.bits == 8:
+            return symmetric_scale(values, self.kept, dtype=self.dtype)
+        weights = self.layout.stored(np.broadcast_to(importance[:, :, None], matrices.shape))
+        return searched_scale(values, weights, self.kept, largest=self.recipe.largest, dtype=self.dtype)
+
+
+def _solved(grid: _Grid, stored: Array, seen: Seen | None) -> tuple[Array, Array]:
+    """Integers of the stored shape, and steps that broadcast against them."""
+    recipe, layout = grid.recipe, grid.layout
+    dense = layout.matrices(stored).astype(np.float64) if seen is None else seen.target
+    groups = len(dense)
+    grams = None if seen is None else [seen.gram[min(at, len(seen.gram) - 1)] for at in range(groups)]
+    order = layout.by_channel() if isinstance(recipe.sparsity, Blocks) else None
+    if order is not None:
+        dense = dense[:, order]
+        grams = None if grams is None else [gram[np.ix_(order, order)] for gram in grams]
+    importance = np.ones(dense.shape[:2]) if grams is None else np.array([np.diagonal(gram) for gram in grams])
+    pruned = np.array([_pruned(dense[at], None if grams is None else grams[at], recipe) for at in range(groups)])
+    back = slice(None) if order is None else np.argsort(order)
+    # Steps that suit the values as pruning leaves them.
+    scale = grid.scale(pruned[:, back], importance[:, back])
+    steps = layout.matrices(scale)
+    if recipe.solver == "joint" and grams is not None:
+        ordered = steps if order is None else steps[:, order]
+        found = [_joint(dense[at], grams[at], ordered[at], recipe) for at in range(groups)]
+        return layout.stored(np.array(found)[:, back]), scale
+    rounded = np.clip(np.rint(pruned[:, back] / steps), -recipe.largest, recipe.largest)
+    return layout.stored(rounded.astype(np.int8)), scale
+
+
+def _pruned(dense: Array, gram: Array | None, recipe: Recipe) -> Array:
+    """[k, n] with its zeros, before any rounding; the rest makes up for them unless it is only to be rounded."""
+    if not recipe.sparse:
+        return dense
+    if recipe.solver == "round" or gram is None:
+        if recipe.score == "obs" and gram is not None:
+            return np.where(_mask(sparsegpt.obs_scores(dense, gram), recipe), dense, 0.0)
+        return np.where(_scored(dense, gram, recipe), dense, 0.0)
+    kept = None if recipe.score == "obs" else _scored(dense, gram, recipe)
+    return sparsegpt.solve(dense, gram, sparsity=recipe.sparsity, kept=kept).values
+
+
+def _joint(dense: Array, gram: Array, steps: Array, recipe: Recipe) -> Array:
+    kept = None if recipe.score == "obs" or not recipe.sparse else _scored(dense, gram, recipe)
+    found = sparsegpt.solve(
+        dense,
+        gram,
+        sparsity=recipe.sparsity,
+        kept=kept,
+        scale=steps,
+        largest=recipe.largest,
+        descending=not recipe.sparse,
+    )
+    return np.asarray(found.integers)
+
+
+def _scored(dense: Array, gram: Array | None, recipe: Recipe) -> Array:
+    """[k, n] true where a weight stays, by scores that no zero changes."""
+    if recipe.score == "wanda" and gram is not None:
+        return _mask(wanda_scores(dense, np.sqrt(np.diagonal(gram))), recipe)
+    return _mask(magnitude_scores(dense), recipe)
+
+
+def _mask(scores: Array, recipe: Recipe) -> Array:
+    if isinstance(recipe.sparsity, Blocks):
+        return blocks_mask(scores, recipe.sparsity)
+    # Within each output, as Wanda has it; over all of them otherwise.
+    return share_mask(scores, recipe.sparsity, group="output" if recipe.score == "wanda" else "layer")
 
 
 def _fits_half(values: Array, kept: tuple[int, ...]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.dimensions import Consumer, Dimension
 from onnxprune.errors import Declined
 from onnxprune.graph import constants
-from onnxprune.inputs import Patches, Source
+from onnxprune.inputs import Source, patches_of
 
 Array = np.ndarray[Any, Any]
 _LINEARS = {"MatMul", "Gemm"}
@@ -86,22 +86,11 @@ def _layer(
         sources = tuple(Source(node.inputs[0].name) for node in readers)
         return Layer(constant.name, axis, names, sources, elements, np.moveaxis(values, axis, 0).astype(np.float64))
     if all(node.op in _GRAPHS for node in readers) and axis == 1 and values.ndim > 2:
-        if any(node.attrs.get("group", 1) != 1 or node.attrs.get("auto_pad", "NOTSET") != "NOTSET" for node in readers):
-            raise Declined(f"convolution {names[0]!r} is grouped or pads by itself: its patches are not unfolded")
-        sources = tuple(Source(node.inputs[0].name, _patches(node, values.shape[2:])) for node in readers)
+        if any(node.attrs.get("group", 1) != 1 for node in readers):
+            raise Declined(f"convolution {names[0]!r} is grouped: its units are not those of its patches")
+        sources = tuple(Source(node.inputs[0].name, patches_of(node, values.shape[2:])) for node in readers)
         size = int(np.prod(values.shape[2:]))
         groups = (elements[:, :, None] * size + np.arange(size)).reshape(len(elements), -1)
         matrix = values.reshape(len(values), -1).T.astype(np.float64)
         return Layer(constant.name, axis, names, sources, groups, matrix)
     raise Declined(f"{readers[0].op} {names[0]!r} sums the units in a form that is not refitted")
-
-
-def _patches(node: gs.Node, kernel: Sequence[int]) -> Patches:
-    axes = len(kernel)
-    attrs: Mapping[str, Any] = node.attrs
-    return Patches(
-        kernel=tuple(kernel),
-        strides=tuple(attrs.get("strides", (1,) * axes)),
-        pads=tuple(attrs.get("pads", (0,) * 2 * axes)),
-        dilations=tuple(attrs.get("dilations", (1,) * axes)),
-    )

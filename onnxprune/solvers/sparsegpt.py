@@ -90,6 +90,18 @@ def solve(
     return Solved(values=values, integers=integers, loss=sweep.lost / energy if energy > 0 else 0.0)
 
 
+def obs_scores(weight: Array, gram: Array, *, damping: float = _DAMPING) -> Matrix:
+    """[k, n] the error that zeroing each weight alone makes, all others making up for it: w² / [H⁻¹]ⱼⱼ.
+
+    Source: Hassibi and Stork 1992, Second Order Derivatives for Network Pruning.
+    """
+    hessian, _ = damped(gram, damping)
+    spread = np.square(_inverse_root(hessian)).sum(axis=0)
+    score = np.square(np.asarray(weight, dtype=np.float64)) / spread[:, None]
+    score[dead_inputs(gram)] = 0
+    return np.asarray(score)
+
+
 @dataclass(kw_only=True, eq=False)
 class _Sweep:
     """The weight on its way: rows before the current one are settled, those after it make up for them."""

@@ -1,0 +1,165 @@
+"""Weights solved one after the other, each on what those before it have left of its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from onnxprune.errors import Declined
+from onnxprune.graph import constants
+from onnxprune.inputs import Inputs, Source, add_up
+from onnxprune.model import Model
+from onnxprune.protocol import Context
+from onnxprune.quantizing.matrices import Layout, layout_of, sources_of
+from onnxprune.quantizing.recipes import Recipe
+from onnxprune.quantizing.solving import Integers, Seen, solve_weight
+from onnxprune.solvers.reconstruction import Against, refit
+from onnxprune.weights import Weight
+
+Array = np.ndarray[Any, Any]
+
+# Second moments that are collected at once.
+_MEMORY_BYTES = 1 << 29
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A weight that is to become integers.
+
+    Attributes:
+        forms: of each reader, by name.
+    """
+
+    weight: Weight
+    forms: dict[str, str]
+    recipe: Recipe
+
+    @property
+    def name(self) -> str:
+        """Of the stored weight."""
+        return str(self.weight.constant.name)
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """A task's integers; or why there are none.
+
+    Attributes:
+        blind: why its inputs were not looked at, though the recipe would have; empty where they were.
+    """
+
+    integers: Integers | None
+    why: str = ""
+    blind: str = ""
+
+
+def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequential: bool) -> dict[str, Solution]:
+    """Solutions by weight.
+
+    Args:
+        tasks: in data order.
+        model: whose weights they are.
+        context: runs it on the calibration samples.
+        sequential: what a weight reads is computed by a model whose earlier weights are integers already, and its
+            outputs aim at those of `model`; otherwise all read what they read in `model`.
+    """
+    done: dict[str, Solution] = {}
+    current = model
+    for stage in _stages([_planned(task, context) for task in tasks], sequential=sequential):
+        sources = {source for plan in stage for source in plan.sources}
+        found: Mapping[Source, Inputs] = {}
+        if sources and context.compare_inputs is not None:
+            found = context.compare_inputs(current, model, sources)
+        values: dict[str, Array] = {}
+        for plan in stage:
+            solution = _solution(plan, found, moved=current is not model)
+            done[plan.task.name] = solution
+            if solution.integers is not None:
+                values[plan.task.name] = solution.integers.values
+        if sequential and any(plan.sources for plan in stage):
+            current = _with_values(current, values)
+    return done
+
+
+@dataclass(frozen=True, eq=False)
+class _Plan:
+    """A task with what it reads; or why it does without."""
+
+    task: Task
+    layout: Layout
+    sources: tuple[Source, ...] = ()
+    blind: str = ""
+
+
+def _planned(task: Task, context: Context) -> _Plan:
+    layout = layout_of(task.weight)
+    if not task.recipe.looks_at_inputs:
+        return _Plan(task, layout)
+    if context.compare_inputs is None:
+        return _Plan(task, layout, blind="there are no sample inputs")
+    try:
+        return _Plan(task, layout, sources_of(task.weight, layout))
+    except Declined as reason:
+        return _Plan(task, layout, blind=str(reason))
+
+
+def _stages(plans: Sequence[_Plan], *, sequential: bool) -> Iterator[list[_Plan]]:
+    """Plans that are solved on the same run: those of one input, or as many as memory allows."""
+    stage: list[_Plan] = []
+    used = 0
+    for plan in plans:
+        groups, k, _ = plan.layout.size
+        size = 16 * groups * k * k if plan.sources else 0
+        apart = plan.sources and any(other.sources and other.sources != plan.sources for other in stage)
+        if stage and ((sequential and apart) or used + size > _MEMORY_BYTES):
+            yield stage
+            stage, used = [], 0
+        stage.append(plan)
+        used += size
+    if stage:
+        yield stage
+
+
+def _solution(plan: _Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Solution:
+    task = plan.task
+    try:
+        if not plan.sources:
+            recipe = task.recipe.without_inputs() if plan.blind else task.recipe
+            return Solution(solve_weight(task.weight, task.forms, recipe), blind=plan.blind)
+        seen = _seen(plan, add_up([found[source] for source in plan.sources]), moved=moved)
+        return Solution(solve_weight(task.weight, task.forms, task.recipe, seen))
+    except Declined as reason:
+        return Solution(None, why=str(reason))
+
+
+def _seen(plan: _Plan, inputs: Inputs, *, moved: bool) -> Seen:
+    """Second moments as means over rows, and what the solve aims at."""
+    gram = inputs.gram / max(inputs.rows, 1)
+    cross = inputs.cross / max(inputs.rows, 1)
+    if gram.ndim == 2:
+        gram, cross = gram[None], cross[None]
+    dense = plan.layout.matrices(plan.task.weight.constant.values).astype(np.float64)
+    if any(use.role == "embedding" for use in plan.task.weight.uses):
+        # Rows that are looked up count for themselves, and as much as what they are multiplied with.
+        gram = gram + np.eye(gram.shape[-1]) * np.trace(gram, axis1=1, axis2=2)[:, None, None] / gram.shape[-1]
+        return Seen(gram, dense)
+    if not moved:
+        return Seen(gram, dense)
+    every = np.arange(gram.shape[-1])
+    target = [
+        refit(matrix, gram[at], every, against=Against(gram=gram[at], cross=cross[at]))[0]
+        for at, matrix in zip(np.minimum(np.arange(len(dense)), len(gram) - 1), dense, strict=True)
+    ]
+    return Seen(gram, np.array(target))
+
+
+def _with_values(model: Model, values: Mapping[str, Array]) -> Model:
+    """A copy whose constants of these names hold other numbers."""
+    copy = model.copy()
+    for tensor in constants(copy.graph):
+        if tensor.name in values:
+            tensor.values = values[tensor.name]
+    return copy
