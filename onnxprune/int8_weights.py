@@ -48,7 +48,7 @@ def write_weight(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
             writer.static_convolution(use, integers, steps, _bias(use.node), edit.args["ranges"][use.name])
     return Change(
         site=edit.site,
-        what=f"{form_words(forms)}: {'x'.join(map(str, numbers.shape))} as int8",
+        what=f"{form_words(forms)}: {'x'.join(map(str, numbers.shape))} {_number_words(edit)}",
         params_before=elements(constant),
         params_after=elements(constant),
         bytes_after=make.added_bytes - already,
@@ -77,6 +77,15 @@ def form_words(forms: dict[str, str]) -> str:
         "stored": "weights decoded at load",
     }
     return ", ".join(words[form] for form in sorted(set(forms.values())))
+
+
+def _number_words(edit: Edit) -> str:
+    """What the numbers are, as the report says it."""
+    bits, blind = edit.args.get("bits", 8), edit.args.get("blind", "")
+    words = "as int8" if bits == 8 else f"in {bits} bits"
+    if edit.args.get("sparse"):
+        words += f", {100 * float(np.mean(edit.tensors['weight'] == 0)):.1f} % zeros"
+    return f"{words}; its inputs are not looked at: {blind}" if blind else words
 
 
 def _product_operand(writer: int8.Int8Writer, use: Use, integers: gs.Constant, edit: Edit) -> gs.Tensor:

@@ -119,7 +119,7 @@ def optimize(
     with plan_files(plan, plan_path):
         save(current, destination)
     progress(f"time both on {place.name}")
-    notes = _loss_notes(subject, edits)
+    notes = (*_loss_notes(subject, edits), *_sparsity_notes(edits))
     return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports), notes)
 
 
@@ -189,6 +189,13 @@ def _loss_notes(subject: Subject, edits: Sequence[Edit]) -> tuple[str, ...]:
     if subject.loss is None or all(edit.args.get("score") != "loss" for edit in edits):
         return ()
     return (f"loss: {subject.loss.what}, of {len(subject.loss.feeds)} calibration samples",)
+
+
+def _sparsity_notes(edits: Sequence[Edit]) -> tuple[str, ...]:
+    """What zeros are good for, where some were made."""
+    if not any(edit.args.get("sparse") for edit in edits):
+        return ()
+    return ("sparsity buys file size, not speed: the runtime multiplies zeros too; pack-weights stores them small",)
 
 
 def _unchanged(model: Model, subject: Subject) -> Fidelity:
