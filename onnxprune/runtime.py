@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx_graphsurgeon as gs
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError
-from onnxprune.graph import constants
+from onnxprune.graph import constants, storage
 from onnxprune.interface import interface_of
-from onnxprune.model import Model, save
+from onnxprune.model import Model, data_files, load, save
+from onnxprune.pieces import cut_into_pieces, run_in_pieces
 
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
@@ -43,6 +47,22 @@ _DTYPES = {
     "tensor(uint64)": np.uint64,
     "tensor(uint8)": np.uint8,
 }
+
+
+# What sessions may take of the memory; None: as much as they want.
+_memory_bytes: ContextVar[int | None] = ContextVar("memory_bytes", default=None)
+# A session holds its weights once as they are stored and once as its kernels want them.
+_COPIES = 2
+
+
+@contextmanager
+def memory_limited(limit_bytes: int | None) -> Iterator[None]:
+    """Sessions opened in this block whose model would take more than `limit_bytes` run it piece by piece."""
+    token = _memory_bytes.set(limit_bytes)
+    try:
+        yield
+    finally:
+        _memory_bytes.reset(token)
 
 
 @dataclass(frozen=True)
@@ -103,12 +123,40 @@ class Session:
         return dict(zip(names, values, strict=True))
 
 
+class PieceSession(Session):
+    """A model too large for the memory that it may take: its pieces are opened, run and closed in turn, at each run."""
+
+    def __init__(self, model: Model, limit_bytes: int, *, level: Level, threads: int, name: str) -> None:
+        self.name = name
+        self.interface = interface_of(model.metadata)
+        self.inputs = tuple(_declared(tensor) for tensor in model.graph.inputs)
+        self.outputs = tuple(_declared(tensor) for tensor in model.graph.outputs)
+        self._model = model.copy()
+        self._pieces = cut_into_pieces(self._model.graph, limit_bytes // _COPIES)
+        self._level: Level = level
+        self._threads = threads
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Outputs by name; see `Session.run`."""
+
+        def run(piece: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+            with memory_limited(None):
+                return open_session(piece, level=self._level, threads=self._threads).run(values)
+
+        return run_in_pieces(self._model, self._pieces, self.interface.fitted(feeds), run)
+
+
 def open_session(source: Path | str | Model, *, level: Level = "default", threads: int = 1) -> Session:
     """A session on the CPU provider, with optimizations at their default (all) or off.
 
     Raises:
         ModelError: onnxruntime refuses the model.
     """
+    limit = _memory_bytes.get()
+    if limit is not None and _weight_bytes(source) * _COPIES > limit:
+        name = "model.onnx" if isinstance(source, Model) else Path(source).name
+        model = source if isinstance(source, Model) else load(source)
+        return PieceSession(model, limit, level=level, threads=threads, name=name)
     if isinstance(source, Model):
         with written(source) as path:
             return open_session(path, level=level, threads=threads)
@@ -178,6 +226,19 @@ def observe_shapes(model: Model, probes: Sequence[Feeds]) -> dict[str, tuple[tup
     for tensor in constants(model.graph):
         shapes[tensor.name] = (tuple(tensor.shape),) * len(probes)
     return shapes
+
+
+def _weight_bytes(source: Path | str | Model) -> int:
+    if isinstance(source, Model):
+        return storage(source.graph)[1]
+    path = Path(source)
+    return sum(file.stat().st_size for file in (path, *data_files(path))) if path.is_file() else 0
+
+
+def _declared(tensor: gs.Tensor) -> Port:
+    sizes = tuple(size if isinstance(size, int | str) else None for size in tensor.shape or ())
+    known = isinstance(tensor.dtype, type | np.dtype)
+    return Port(tensor.name, np.dtype(tensor.dtype) if known else None, sizes)
 
 
 def _port(value: Any) -> Port:

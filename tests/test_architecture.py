@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
     ("sites", "plan", "spec", "solvers"),
     ("int8", "int8_weights", "low_rank", "codes", "cost", "isomorphism"),
-    ("runtime",),
+    ("pieces", "runtime"),
     (
         "npz",
         "fitting",
