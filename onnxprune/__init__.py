@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from onnxprune.blaming import blame
     from onnxprune.checking import check
     from onnxprune.comparison import time, validate
+    from onnxprune.deployment import deploy
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
 
@@ -17,6 +18,7 @@ _HOMES = {
     "apply": "onnxprune.pipeline",
     "blame": "onnxprune.blaming",
     "check": "onnxprune.checking",
+    "deploy": "onnxprune.deployment",
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
     "time": "onnxprune.comparison",
@@ -30,4 +32,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["apply", "blame", "check", "inspect", "optimize", "time", "validate"]
+__all__ = ["apply", "blame", "check", "deploy", "inspect", "optimize", "time", "validate"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from onnxprune import spec
 from onnxprune.cost import Cost, cost
+from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, judge
@@ -50,6 +52,8 @@ def optimize(
     allow_synthetic: bool = False,
     loss: str | None = None,
     mask: str | None = None,
+    fixed_shapes: Sequence[str] = (),
+    ort: bool = False,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Compress a model and prove it.
@@ -67,6 +71,8 @@ def optimize(
         loss: what scores by loss measure: `next-token`, `labels` or `divergence` from the original's outputs; by
             default the labels' where `data` holds some, else divergence.
         mask: the input that is 0 at padded tokens, which statistics leave out; found by its name by default.
+        fixed_shapes: `NAME=1x128`; the result is written with static inputs, too, as `STEM.fixed.onnx`.
+        ort: the result is written in the ORT format, too, with the list of its operators.
         progress: told each stage as it begins.
 
     Raises:
@@ -79,6 +85,7 @@ def optimize(
     chosen = _passes(passes)
     floor = _floor(fidelity, passes)
     sizes = parse_shapes(shape)
+    fixed_sizes(fixed_shapes)
     check_destination(destination, path)
     progress("load and run the original")
     subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic)
@@ -118,9 +125,15 @@ def optimize(
     plan_path = destination.with_name(f"{destination.stem}.plan.json")
     with plan_files(plan, plan_path):
         save(current, destination)
+    forms: tuple[Form, ...] = ()
+    if fixed_shapes or ort:
+        progress("write other forms")
+        stem = destination.with_suffix("")
+        forms = deploy(destination, fixed_shapes=fixed_shapes, ort=ort, output=stem, data=data, seed=seed).forms
     progress(f"time both on {place.name}")
     notes = (*_loss_notes(subject, edits), *_sparsity_notes(edits))
-    return _result(subject, current, destination, plan_path, place, final, floor, tuple(reports), notes)
+    result = _result(subject, current, destination, plan_path, place, final, floor, tuple(reports), notes)
+    return replace(result, forms=forms)
 
 
 def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:

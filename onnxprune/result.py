@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.cost import Cost
+from onnxprune.deployment import Form
 from onnxprune.fidelity import Fidelity
 from onnxprune.plan import Report
 from onnxprune.targets.timing import Timed
@@ -41,6 +42,7 @@ class Result:
         target: where it was timed, e.g. `cpu:1`.
         shape: of every input of the timed run, by name.
         notes: what loading left out and other remarks.
+        forms: other files that the result was written to: static inputs, the ORT format.
     """
 
     input: Path
@@ -57,6 +59,7 @@ class Result:
     goal: Goal
     reports: tuple[Report, ...]
     notes: tuple[str, ...] = ()
+    forms: tuple[Form, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """DESIGN section 6; the keys are stable."""
@@ -84,6 +87,7 @@ class Result:
                 for report in self.reports
             ],
             "notes": list(self.notes),
+            "forms": [form.to_json() for form in self.forms],
         }
 
 

@@ -174,6 +174,25 @@ def open_session(source: Path | str | Model, *, level: Level = "default", thread
         raise ModelError(f"{name}: onnxruntime refuses the model: {first_line(error)}") from error
 
 
+def save_ort(source: Path, destination: Path) -> None:
+    """Write a model in the ORT format, its optimizations carried out but for those that only one kind of CPU has.
+
+    Raises:
+        ModelError: onnxruntime cannot convert it.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS["default"]
+    options.log_severity_level = _FATAL
+    options.optimized_model_filepath = str(destination)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    try:
+        ort.InferenceSession(
+            str(source), options, providers=["CPUExecutionProvider"], disabled_optimizers=["NchwcTransformer"]
+        )
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(f"{destination.name}: onnxruntime cannot write the ORT format: {first_line(error)}") from error
+
+
 class written:  # noqa: N801 - reads as a phrase: `with written(model) as path`
     """A model as a temporary file, for those who need a path."""
 

@@ -41,7 +41,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("merging",),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
-    ("judge", "loss", "latency", "comparison", "reverting", "subject", "replaying", "steps", "inspection", "result"),
+    (
+        "judge",
+        "loss",
+        "latency",
+        "comparison",
+        "reverting",
+        "subject",
+        "replaying",
+        "steps",
+        "inspection",
+        "result",
+        "deployment",
+    ),
     ("mutants", "attribution"),
     ("search",),
     ("blaming", "pipeline"),
@@ -51,7 +63,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY_IN = {
-    "onnxruntime": {"runtime", "targets", "cli"},
+    "onnxruntime": {"runtime", "targets", "deployment", "cli"},
     "rich": {"report", "cli"},
     "click": {"cli"},
     "torch": set(),

@@ -11,6 +11,7 @@ from onnxprune.cli.command import Group
 COMMANDS = (
     compressing.optimize,
     compressing.apply,
+    compressing.deploy,
     judging.validate,
     judging.time,
     blaming.blame,

@@ -1,4 +1,4 @@
-"""Commands that write a model: `optimize`, `apply`."""
+"""Commands that write a model: `optimize`, `apply`, `deploy`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, floor
 @SHAPE
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
+@click.option("--fixed-shapes", multiple=True, metavar="NAME=1x128", help="Write the result with static inputs, too.")
+@click.option("--ort", is_flag=True, help="Write the result in the ORT format, too, and the operators it needs.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
 @JSON
 @quietly
 def optimize(model: Path, as_json: bool, fidelity: str | None, **options: Any) -> None:
     """Give back a smaller, faster MODEL, and say how far its outputs moved."""
     from onnxprune.pipeline import optimize as run
+    from onnxprune.report.deployment import print_forms
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_result
 
@@ -38,6 +41,7 @@ def optimize(model: Path, as_json: bool, fidelity: str | None, **options: Any) -
         click.echo(dumps(result.to_json()))
     else:
         print_result(result, console())
+        print_forms(result.forms, console())
     sys.exit(0 if result.goal.met else 1)
 
 
@@ -53,3 +57,27 @@ def apply(model: Path, plan: Path, output: Path, force: bool) -> None:
 
     run(model, plan, output, force=force)
     click.echo(f"{output}: written")
+
+
+@click.command()
+@MODEL
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Stem of what is written; MODEL's own by default."
+)
+@click.option("--fixed-shapes", multiple=True, metavar="NAME=1x128", help="Write STEM.fixed.onnx with static inputs.")
+@click.option("--ort", is_flag=True, help="Write STEM.ort and STEM.required_operators.config.")
+@click.option("--data", help="Sample inputs to prove the forms on; synthetic if absent.")
+@click.option("--seed", default=0, show_default=True, help="Seed of synthetic inputs.")
+@JSON
+@quietly
+def deploy(model: Path, as_json: bool, **options: Any) -> None:
+    """Write other forms of a finished MODEL, each proven to answer as it does."""
+    from onnxprune.deployment import deploy as run
+    from onnxprune.report.deployment import print_forms
+    from onnxprune.report.json import dumps
+
+    result = run(model, **options)
+    if as_json:
+        click.echo(dumps(result.to_json()))
+    else:
+        print_forms(result.forms, console())
