@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
     ("sites", "plan", "spec", "solvers"),
-    ("int8", "int8_weights", "low_rank", "codes", "cost", "isomorphism"),
+    ("int8", "int8_weights", "grids", "low_rank", "codes", "cost", "isomorphism"),
     ("pieces", "runtime"),
     (
         "npz",
@@ -54,6 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "result",
         "deployment",
     ),
+    ("learn",),
     ("mutants", "attribution"),
     ("search",),
     ("blaming", "pipeline"),
@@ -66,7 +67,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime", "targets", "deployment", "cli"},
     "rich": {"report", "cli"},
     "click": {"cli"},
-    "torch": set(),
+    "torch": {"learn"},
 }
 
 

@@ -1,0 +1,237 @@
+"""An ONNX graph as a torch module: stored tensors are parameters under their own names, nodes run in graph order.
+
+Floats are computed in one type; whole numbers (shapes, indices) stay on the CPU, outside autograd. What depends on
+constants alone is computed once. Weights that are stored as integers are trained as the floats they stand for and
+rounded to their grid in each run. Dynamic shapes stay dynamic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+import torch
+
+from onnxprune.errors import ModelError
+from onnxprune.graph import constants, numbers
+from onnxprune.grids import Grid, find_grids
+from onnxprune.learn.call import Tensor, UnsupportedError
+from onnxprune.learn.conversion import is_float, on_one_device, to_torch
+from onnxprune.learn.quantized import rounded
+from onnxprune.learn.steps import Step, numbers_read, steps_of, with_ends
+from onnxprune.model import Model
+
+Array = np.ndarray[Any, Any]
+Gate = Callable[[Tensor], Tensor]
+Slot = tuple[str, int]
+Feeds = Mapping[str, Array | Tensor]
+
+# Zeros of an integer weight are held where they are at least this share of it: rounding alone makes a few per cent.
+HELD_SHARE = 0.2
+_CPU = torch.device("cpu")
+_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"})
+
+
+class OnnxModule(torch.nn.Module):
+    """A model that torch can differentiate.
+
+    Attributes:
+        inputs: names of what must be fed.
+        outputs: names of what it gives.
+        grids: of weights that are stored as integers, by name.
+        held: where a weight is zero and stays so, by name.
+        names: parameters, in graph order.
+    """
+
+    def __init__(self, model: Model, *, floating: torch.dtype = torch.float32) -> None:
+        """Read the graph; every float is computed in `floating`.
+
+        Raises:
+            ModelError: it has operators that are not in the tables; all are named.
+        """
+        super().__init__()
+        self.floating = floating
+        steps = steps_of(model, floating)
+        self.inputs = tuple(tensor.name for tensor in model.graph.inputs)
+        self.outputs = tuple(tensor.name for tensor in model.graph.outputs)
+        self.grids: dict[str, Grid] = {}
+        self.held: dict[str, Tensor] = {}
+        self._scales: dict[str, tuple[Tensor, Tensor]] = {}
+        self._constants: dict[str, Tensor] = {}
+        self._read_constants(model.graph, model.overridable)
+        self.names = tuple(self._parameters)
+        self._steps = self._fold(steps)
+
+    def _read_constants(self, graph: gs.Graph, overridable: frozenset[str]) -> None:
+        fixed = overridable | numbers_read(graph)
+        grids = {name: grid for name, grid in find_grids(graph).items() if name not in fixed}
+        for constant in constants(graph):
+            values, name = numbers(constant), constant.name
+            if name in grids:
+                self._add_grid(grids[name], values)
+                continue
+            tensor = to_torch(values, self.floating)
+            trained = is_float(values) and values.size > 1 and name not in fixed
+            if trained and bool(torch.isfinite(tensor).all()):
+                self._add(name, tensor)
+                if values.ndim > 1 and bool((tensor == 0).any()):
+                    self.held[name] = tensor == 0
+            else:
+                self._constants[name] = tensor
+
+    def _add(self, name: str, tensor: Tensor) -> None:
+        # register_parameter refuses the dots that exporters put into names; nothing else in torch minds them.
+        self._parameters[name] = torch.nn.Parameter(tensor)
+
+    def _add_grid(self, grid: Grid, values: Array) -> None:
+        self.grids[grid.name] = grid
+        self._scales[grid.name] = (to_torch(grid.scale, self.floating), to_torch(grid.zero, self.floating))
+        self._add(grid.name, to_torch(grid.floats(values), self.floating))
+        zeros = values.astype(np.float64) == grid.zero
+        if zeros.mean() >= HELD_SHARE:
+            self.held[grid.name] = torch.from_numpy(zeros)
+
+    def parameter(self, name: str) -> torch.nn.Parameter:
+        """The parameter of a stored tensor."""
+        found = self._parameters[name]
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where parameters lie."""
+        return self.parameter(self.names[0]).device if self.names else _CPU
+
+    def _fold(self, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """Compute once what no parameter and no input reaches."""
+        left: list[Step] = []
+        env: dict[str, Any] = self._constants
+        with torch.no_grad():
+            for step in steps:
+                fixed = all(not name or name in env for name in step.inputs) and not step.bodies
+                if fixed and step.call.op not in _RANDOM:
+                    self._perform(step, env, {})
+                else:
+                    left.append(step)
+        return with_ends(left, {*env, *self.names, *self.outputs})
+
+    def forward(
+        self, feeds: Feeds, wanted: Collection[str] = (), gates: Mapping[Slot, Gate] | None = None
+    ) -> dict[str, Tensor]:
+        """Outputs by name.
+
+        Args:
+            feeds: inputs by name; overridable initializers may be left out.
+            wanted: tensors of the graph to give out too.
+            gates: what to do with the input `slot` of the node whose first output is named, before it is read.
+        """
+        env: dict[str, Any] = {**self._constants, **self._trained()}
+        env.update({name: self._fed(value) for name, value in feeds.items()})
+        asked = frozenset(wanted)
+        for step in self._steps:
+            self._perform(step, env, gates or {})
+            for name in step.dead:
+                if name not in asked:
+                    env.pop(name, None)
+        return {name: env[name] for name in (*self.outputs, *asked)}
+
+    def _fed(self, value: Array | Tensor) -> Tensor:
+        tensor = value if isinstance(value, torch.Tensor) else to_torch(np.asarray(value), self.floating)
+        return tensor.to(self.device) if tensor.is_floating_point() else tensor
+
+    def _trained(self) -> dict[str, Tensor]:
+        """Parameters as the graph reads them: zeros held, integers on their grid."""
+        return {name: self._as_read(name, self.parameter(name)) for name in self.names}
+
+    def _as_read(self, name: str, value: Tensor) -> Tensor:
+        held = self.held.get(name)
+        value = value if held is None else value.masked_fill(held, 0.0)
+        if name not in self.grids:
+            return value
+        (scale, zero), grid = self._scales[name], self.grids[name]
+        return rounded(value / scale, grid.low - zero, grid.high - zero) + zero
+
+    def _perform(self, step: Step, env: dict[str, Any], gates: Mapping[Slot, Gate]) -> None:
+        if step.operator is None:
+            made = self._branch(step, env, gates) if step.call.op == "If" else self._loop(step, env, gates)
+            env.update({name: value for name, value in zip(step.outputs, made, strict=True) if name})
+            return
+        given = [env[name] if name else None for name in step.inputs]
+        for slot, value in enumerate(given):
+            gate = gates.get((step.key, slot))
+            if gate is not None and value is not None:
+                given[slot] = gate(value)
+        try:
+            results = step.operator.run(step.call, *on_one_device(given, step.operator.host))
+        except UnsupportedError as reason:
+            raise ModelError(f"The torch module lacks a form of an operator: {reason}.") from reason
+        results = results if isinstance(results, tuple | list) else (results,)
+        env.update({name: value for name, value in zip(step.outputs, results, strict=False) if name})
+
+    def _branch(self, step: Step, env: dict[str, Any], gates: Mapping[Slot, Gate]) -> list[Tensor]:
+        holds = bool(env[step.inputs[0]].reshape(-1)[0])
+        return self._body(step, "then_branch" if holds else "else_branch", (), env, gates)
+
+    def _loop(self, step: Step, env: dict[str, Any], gates: Mapping[Slot, Gate]) -> list[Tensor]:
+        """Loop: (most rounds, condition, carried…) -> carried…, and one stack for each further output."""
+        given: list[Any] = [env[name] if name else None for name in step.inputs]
+        rounds, condition = (*given, None, None)[:2]
+        carried = given[2:]
+        count = len(carried)
+        stacks: list[list[Tensor]] = [[] for _ in step.outputs[count:]]
+        at, going = 0, condition is None or bool(condition.reshape(-1)[0])
+        while going and (rounds is None or at < int(rounds.reshape(-1)[0])):
+            made = self._body(step, "body", [torch.tensor(at), torch.tensor(going), *carried], env, gates)
+            going, carried = bool(made[0].reshape(-1)[0]), list(made[1 : 1 + count])
+            for stack, value in zip(stacks, made[1 + count :], strict=True):
+                stack.append(value)
+            at += 1
+        return [*carried, *(torch.stack(stack) if stack else torch.zeros(0) for stack in stacks)]
+
+    def _body(
+        self, step: Step, key: str, given: Sequence[Tensor], env: dict[str, Any], gates: Mapping[Slot, Gate]
+    ) -> list[Tensor]:
+        inner = {**env, **dict(zip(step.given[key], given, strict=True))}
+        for each in step.bodies[key]:
+            self._perform(each, inner, gates)
+        return [inner[name] for name in step.yields[key]]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> OnnxModule:
+        """Moving the module moves the floats beside the parameters; whole numbers stay where they are."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._constants = {
+            name: fn(value) if value.is_floating_point() else value for name, value in self._constants.items()
+        }
+        self._scales = {name: (fn(scale), fn(zero)) for name, (scale, zero) in self._scales.items()}
+        self.held = {name: mask.to(self.device) for name, mask in self.held.items()}
+        return self
+
+    def stored(self, name: str) -> Array:
+        """The parameter as float64, with its zeros held and, where it has a grid, not yet rounded."""
+        value = self.parameter(name).detach().cpu().to(torch.float64)
+        held = self.held.get(name)
+        values: Array = (value if held is None else value.masked_fill(held.cpu(), 0.0)).numpy()
+        return values
+
+
+def write_back(model: Model, module: OnnxModule) -> Model:
+    """The model with the module's parameters; tensors that did not change keep their bytes."""
+    copy = model.copy()
+    for constant in constants(copy.graph):
+        if constant.name not in module.names:
+            continue
+        stored, now = numbers(constant), module.stored(constant.name)
+        grid = module.grids.get(constant.name)
+        if grid is not None:
+            values = grid.integers(now, stored.dtype)
+        elif np.array_equal(now, to_torch(stored, module.floating).to(torch.float64).numpy()):
+            # Narrowed floats would not all round back to themselves.
+            continue
+        else:
+            values = now.astype(stored.dtype)
+        if not np.array_equal(values, stored):
+            constant.values = values
+    return copy

@@ -1,0 +1,181 @@
+"""Integer operators, with gradients that pass straight through the rounding.
+
+What is quantized is carried as floats that hold whole numbers, so that gradients flow; the results are those of the
+integers as long as sums stay below 2^24. The gradient of rounding is one inside the range and zero beyond it (Bengio et
+al. 2013, Estimating or Propagating Gradients Through Stochastic Neurons).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx
+import torch
+
+from onnxprune.learn.call import Call, Operator, Tensor, entry, positive
+from onnxprune.learn.products import activated, convolve
+
+_RANGES: dict[int, tuple[int, int]] = {
+    onnx.TensorProto.UINT8: (0, 255),
+    onnx.TensorProto.INT8: (-128, 127),
+    onnx.TensorProto.UINT16: (0, 65535),
+    onnx.TensorProto.INT16: (-32768, 32767),
+    onnx.TensorProto.UINT4: (0, 15),
+    onnx.TensorProto.INT4: (-8, 7),
+}
+_OF_TYPE = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
+
+
+def rounded(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The nearest whole number in the range, halves to even; the gradient is one inside the range, else zero."""
+    inside = torch.clamp(x, low, high)
+    return inside + (torch.round(inside) - inside).detach()
+
+
+def _along(x: Tensor, given: Tensor, axis: int, block: int) -> Tensor:
+    """A scale or zero point, one number, one an entry of an axis, or one a block of it, spread over x."""
+    if given.dim() == 0 or given.numel() == 1:
+        return given.reshape(())
+    at = positive(axis, x.dim())
+    if given.dim() == 1 and not block:
+        return given.reshape([-1 if place == at else 1 for place in range(x.dim())])
+    return given.repeat_interleave(block or x.shape[at] // given.shape[at], dim=at).narrow(at, 0, x.shape[at])
+
+
+def _spread(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None, default: int = 1) -> tuple[Tensor, Tensor]:
+    axis, block = int(call.get("axis", default)), int(call.get("block_size", 0))
+    step = _along(x, scale.to(call.floating), axis, block)
+    if zero is None:
+        return step, torch.zeros((), dtype=call.floating, device=x.device)
+    return step, _along(x, zero.to(call.floating), axis, block)
+
+
+def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    step, offset = _spread(call, x, scale, zero)
+    kind = int(call.get("output_dtype", 0))
+    if zero is not None:
+        low, high = _OF_TYPE.get(zero.dtype, (0, 255))
+    else:
+        low, high = _RANGES.get(kind, (0, 255))
+    # Rounded before the zero point is added, so that halves fall as onnx has it.
+    return rounded(x / step, low - offset, high - offset) + offset
+
+
+def _dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    step, offset = _spread(call, x, scale, zero)
+    return (x.to(call.floating) - offset) * step
+
+
+def dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(x as whole numbers of 0 … 255, scale, zero point) of its own range, which gets no gradient."""
+    seen = x.detach()
+    low = torch.clamp(seen.min(), max=0)
+    high = torch.clamp(seen.max(), min=0)
+    scale = (high - low) / 255
+    scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+    zero = torch.round(torch.clamp(-low / scale, 0, 255))
+    return rounded(x / scale, -zero, 255 - zero) + zero, scale, zero
+
+
+def _shifted(call: Call, x: Tensor, zero: Tensor | None, axis: int) -> Tensor:
+    whole = x.to(call.floating)
+    if zero is None:
+        return whole
+    offset = zero.to(call.floating)
+    if offset.dim() == 1 and offset.numel() > 1:
+        offset = offset.reshape([-1 if at == positive(axis, x.dim()) else 1 for at in range(x.dim())])
+    return whole - (offset.reshape(()) if offset.numel() == 1 else offset)
+
+
+def _matmul(call: Call, a: Tensor, b: Tensor, *zeros: Tensor | None) -> Tensor:
+    of_a, of_b = (*zeros, None, None)[:2]
+    return _shifted(call, a, of_a, -2) @ _shifted(call, b, of_b, -1)
+
+
+def _conv(call: Call, x: Tensor, weight: Tensor, *zeros: Tensor | None) -> Tensor:
+    of_x, of_w = (*zeros, None, None)[:2]
+    return convolve(call, _shifted(call, x, of_x, 1), _shifted(call, weight, of_w, 0))
+
+
+def _scaled_matmul(call: Call, a: Tensor, b: Tensor, a_scale: Tensor, b_scale: Tensor, *rest: Tensor | None) -> Tensor:
+    """MatMulIntegerToFloat."""
+    of_a, of_b, bias = (*rest, *[None] * 3)[:3]
+    product = _matmul(call, a, b, of_a, of_b) * (a_scale * b_scale)
+    return product if bias is None else product + bias
+
+
+def _dynamic_matmul(call: Call, a: Tensor, b: Tensor, b_scale: Tensor, *rest: Tensor | None) -> Tensor:
+    of_b, bias = (*rest, None, None)[:2]
+    whole, scale, zero = dynamic(a)
+    product = ((whole - zero) @ _shifted(call, b, of_b, -1)) * (scale * b_scale)
+    return product if bias is None else product + bias
+
+
+def _requantized(call: Call, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    return _quantize(call, x, scale, zero)
+
+
+def _linear_matmul(call: Call, *parts: Tensor) -> Tensor:
+    """QLinearMatMul: (numbers, scale, zero point) of both operands, scale and zero point of the result."""
+    a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = parts
+    left = _shifted(call, a, a_zero, -2) * a_scale
+    right = _shifted(call, b, b_zero, -1) * b_scale
+    return _requantized(call, left @ right, y_scale, y_zero)
+
+
+def _linear_conv(call: Call, *parts: Tensor) -> Tensor:
+    """QLinearConv: as above, and an int32 bias in steps of both scales."""
+    x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, *bias = parts
+    shape = [-1, *[1] * (x.dim() - 2)]
+    steps = (x_scale * w_scale).reshape(shape) if w_scale.numel() > 1 else (x_scale * w_scale).reshape(())
+    total = convolve(call, _shifted(call, x, x_zero, 1), _shifted(call, w, w_zero, 0))
+    total = total + bias[0].to(call.floating).reshape(shape) if bias else total
+    return _requantized(call, activated(call, total * steps), y_scale, y_zero)
+
+
+def _nbits(call: Call, x: Tensor, packed: Tensor, scales: Tensor, *rest: Tensor | None) -> Tensor:
+    """MatMulNBits: [n, blocks, bytes], each byte one number of 8 bits or two of 4, in blocks along k."""
+    zeros, groups, bias = (*rest, *[None] * 3)[:3]
+    k, n, bits, block = (int(call.get(name)) for name in ("K", "N", "bits", "block_size"))
+    if bits not in {4, 8} or groups is not None:
+        raise call.refuse(f"{bits} bits, or reordered groups")
+    weight = _unpacked(packed, bits).reshape(n, -1, block).to(call.floating)
+    blocks = weight.shape[1]
+    if zeros is None:
+        offset = torch.full((n, blocks), float(2 ** (bits - 1)), dtype=call.floating)
+    elif zeros.is_floating_point():
+        offset = zeros.reshape(n, blocks)
+    else:
+        offset = _unpacked(zeros.reshape(n, -1), bits)[:, :blocks].to(call.floating)
+    whole = ((weight - offset[..., None]) * scales.reshape(n, blocks)[..., None]).reshape(n, -1)[:, :k]
+    product = x @ whole.T
+    return product if bias is None else product + bias
+
+
+def _unpacked(packed: Tensor, bits: int) -> Tensor:
+    if bits == 8:
+        return packed
+    return torch.stack([packed & 15, packed >> 4], -1).flatten(-2)
+
+
+def _dynamic_entry(_: Call, x: Tensor) -> Any:
+    return dynamic(x)
+
+
+TABLE: dict[str, Operator] = {
+    "ConvInteger": entry(_conv),
+    "DequantizeLinear": entry(_dequantize),
+    "DynamicQuantizeLinear": entry(_dynamic_entry),
+    "MatMulInteger": entry(_matmul),
+    "QLinearConv": entry(_linear_conv),
+    "QLinearMatMul": entry(_linear_matmul),
+    "QuantizeLinear": entry(_quantize),
+}
+
+MICROSOFT: dict[str, Operator] = {
+    "DequantizeLinear": entry(_dequantize),
+    "DynamicQuantizeMatMul": entry(_dynamic_matmul),
+    "MatMulIntegerToFloat": entry(_scaled_matmul),
+    "MatMulNBits": entry(_nbits),
+    "QuantizeLinear": entry(_quantize),
+}
