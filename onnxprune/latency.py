@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from onnxprune.observer import shapes_of
 from onnxprune.protocol import Level
 from onnxprune.runtime import Feeds
 from onnxprune.sites import Site
+from onnxprune.store import Tables
 from onnxprune.targets.target import Target
 from onnxprune.weights import Use, Weight, find_weights
 
@@ -55,12 +58,13 @@ class Clock:
     """Times forms on one target, each only once.
 
     Attributes:
-        timed_ms: what was measured, by product and level.
+        timed_ms: what was measured, by product and level; kept in `tables`, where there are some, for the next run.
     """
 
-    def __init__(self, target: Target, *, budget_s: float = BUDGET_S) -> None:
+    def __init__(self, target: Target, *, budget_s: float = BUDGET_S, tables: Tables | None = None) -> None:
         self.target = target
         self.budget_s = budget_s
+        self._tables = tables
         self.timed_ms: dict[tuple[Product, Level], float] = {}
 
     def of(self, model: Model, feeds: Feeds) -> Callable[[Site, Level], float]:
@@ -91,6 +95,8 @@ class Clock:
         ratio, so that forms compare although they were not timed together.
         """
         plain = Level(columns=level.columns)
+        for known in (plain, level):
+            self._recall(product, known)
         if (product, level) not in self.timed_ms:
             levels = (plain,) if level == plain else (plain, level)
             numbers = np.random.default_rng(0).standard_normal(product.shape).astype(product.dtype)
@@ -102,7 +108,24 @@ class Clock:
             self.timed_ms.setdefault((product, plain), timed[0].latency_ms.median)
             if level != plain:
                 self.timed_ms[product, level] = self.timed_ms[product, plain] / timed[1].speedup.ratio
+            for known in levels:
+                self._keep(product, known)
         return self.timed_ms[product, level]
+
+    def _recall(self, product: Product, level: Level) -> None:
+        """Take over what an earlier run measured."""
+        if self._tables is not None and (product, level) not in self.timed_ms:
+            value = self._tables.load(_key(product, level))
+            if isinstance(value, float) and math.isfinite(value) and value > 0:
+                self.timed_ms[product, level] = value
+
+    def _keep(self, product: Product, level: Level) -> None:
+        if self._tables is not None:
+            self._tables.save(_key(product, level), self.timed_ms[product, level])
+
+
+def _key(product: Product, level: Level) -> str:
+    return json.dumps([asdict(product), asdict(level)], sort_keys=True)
 
 
 def _plain(use: Use) -> bool:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from onnxprune import spec
 from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
-from onnxprune.errors import ModelError, OptionError
-from onnxprune.fidelity import Fidelity
-from onnxprune.judge import Broken, judge
-from onnxprune.latency import Clock
+from onnxprune.errors import OptionError
 from onnxprune.loss import check_loss
-from onnxprune.model import Model, data_files, digest, save
+from onnxprune.model import Model, data_files, save
 from onnxprune.passes import known
 from onnxprune.plan import Edit, Plan, plan_files
 from onnxprune.protocol import Pass
 from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Goal, Result
+from onnxprune.resuming import trail_of, versions
 from onnxprune.runtime import Feeds, observe_shapes
-from onnxprune.sites import find_sites
-from onnxprune.steps import take
-from onnxprune.subject import Subject, context_for, load_subject, race_on
+from onnxprune.stages import Outcome, run_passes
+from onnxprune.subject import Subject, load_subject
 from onnxprune.synthetic import parse_shapes
 from onnxprune.targets.target import Target, parse_target
 
@@ -54,6 +49,7 @@ def optimize(
     mask: str | None = None,
     fixed_shapes: Sequence[str] = (),
     ort: bool = False,
+    fresh: bool = False,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Compress a model and prove it.
@@ -73,6 +69,7 @@ def optimize(
         mask: the input that is 0 at padded tokens, which statistics leave out; found by its name by default.
         fixed_shapes: `NAME=1x128`; the result is written with static inputs, too, as `STEM.fixed.onnx`.
         ort: the result is written in the ORT format, too, with the list of its operators.
+        fresh: take nothing over from earlier runs; without it a run that was killed continues where it was.
         progress: told each stage as it begins.
 
     Raises:
@@ -90,28 +87,13 @@ def optimize(
     progress("load and run the original")
     subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic)
 
-    clock = Clock(place)
-    current = baseline = subject.model
-    edits: list[Edit] = []
-    reports = []
-    fidelity_now: Fidelity | None = None
-    for one in chosen:
-        progress(spec.format(one))
-        context = context_for(one, current, baseline, subject, clock, seed=seed)
-        sites = find_sites(current, context.structure)
-        step = take(one, current, sites, context, subject.evidence, floor, race_on(place, subject.timed))
-        # What refits aim at: the model as lossless edits have left it.
-        baseline = step.model if baseline is current and one.lossless else baseline
-        current = step.model
-        edits += step.edits
-        reports.append(step.report)
-        fidelity_now = step.fidelity or fidelity_now
+    trail = trail_of(path, subject, place, seed, fresh=fresh)
+    outcome = run_passes(chosen, subject, place, trail, floor, seed=seed, progress=progress)
 
     progress("save")
-    final = fidelity_now or _unchanged(current, subject)
     plan = Plan(
-        model_sha256=digest(path),
-        versions=_versions(),
+        model_sha256=str(trail.base["model"]),
+        versions=versions(),
         options={
             "passes": [spec.format(one) for one in chosen],
             "fidelity": floor,
@@ -120,19 +102,19 @@ def optimize(
             "loss": subject.loss.kind if subject.loss is not None else None,
         },
         seed=seed,
-        edits=tuple(edits),
+        edits=outcome.edits,
     )
     plan_path = destination.with_name(f"{destination.stem}.plan.json")
     with plan_files(plan, plan_path):
-        save(current, destination)
+        save(outcome.model, destination)
     forms: tuple[Form, ...] = ()
     if fixed_shapes or ort:
         progress("write other forms")
         stem = destination.with_suffix("")
         forms = deploy(destination, fixed_shapes=fixed_shapes, ort=ort, output=stem, data=data, seed=seed).forms
     progress(f"time both on {place.name}")
-    notes = (*_loss_notes(subject, edits), *_sparsity_notes(edits))
-    result = _result(subject, current, destination, plan_path, place, final, floor, tuple(reports), notes)
+    notes = (*_loss_notes(subject, outcome.edits), *_sparsity_notes(outcome.edits), *trail.notes())
+    result = _result(subject, outcome, destination, plan_path, place, floor, notes)
     return replace(result, forms=forms)
 
 
@@ -158,16 +140,15 @@ def _floor(fidelity: float | Literal["off"] | None, specs: Sequence[str]) -> flo
 
 def _result(
     subject: Subject,
-    model: Model,
+    outcome: Outcome,
     output: Path,
     plan: Path,
     place: Target,
-    fidelity: Fidelity,
     floor: float | None,
-    reports: tuple[Any, ...],
     notes: tuple[str, ...],
 ) -> Result:
     timed_before, timed_after = place.time((subject.path, output), subject.timed, budget_s=TIMING_S)
+    fidelity = outcome.fidelity
     met = floor is None or fidelity.score >= floor
     return Result(
         input=subject.path,
@@ -181,7 +162,7 @@ def _result(
             synthetic=subject.samples.synthetic,
         ),
         before=_cost(subject.model, subject.path, subject.timed),
-        after=_cost(model, output, subject.timed),
+        after=_cost(outcome.model, output, subject.timed),
         timed_before=timed_before,
         timed_after=timed_after,
         target=place.name,
@@ -192,7 +173,7 @@ def _result(
             met=met,
             reason="" if met else f"fidelity {fidelity.score:.4f} is under the floor {floor}",
         ),
-        reports=reports,
+        reports=outcome.reports,
         notes=(*subject.model.notes, *notes),
     )
 
@@ -211,24 +192,9 @@ def _sparsity_notes(edits: Sequence[Edit]) -> tuple[str, ...]:
     return ("sparsity buys file size, not speed: the runtime multiplies zeros too; pack-weights stores them small",)
 
 
-def _unchanged(model: Model, subject: Subject) -> Fidelity:
-    """Fidelity of a model that no edit stands in; less than 1 where the original answers differently each time."""
-    try:
-        return judge(model, subject.evidence, lossless=False)
-    except Broken as reason:
-        raise ModelError(
-            f"{subject.path}: not even an unchanged copy of it passes: {reason}. Export it anew."
-        ) from reason
-
-
 def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:
     shapes = {name: seen[0] for name, seen in observe_shapes(model, [feeds]).items()}
     return cost(model, (path, *data_files(path)), shapes)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("onnxprune", "onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 __all__ = ["apply", "optimize", "replay"]

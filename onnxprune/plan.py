@@ -141,7 +141,7 @@ def plan_files(plan: Plan, path: Path) -> Iterator[None]:
     Raises:
         OutputError: the place cannot be written.
     """
-    named = {f"{edit.id}/{name}": array for edit in plan.edits for name, array in edit.tensors.items()}
+    named = tensors_of(plan.edits)
     packed = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in named.items()})
     document = {
         "schema": SCHEMA,
@@ -150,18 +150,7 @@ def plan_files(plan: Plan, path: Path) -> Iterator[None]:
         "versions": dict(plan.versions),
         "options": dict(plan.options),
         "seed": plan.seed,
-        "edits": [
-            {
-                "id": edit.id,
-                "pass": edit.pass_name,
-                "site": edit.site,
-                "kind": edit.kind,
-                "args": dict(edit.args),
-                "depends_on": list(edit.depends_on),
-                "tensors": sorted(edit.tensors),
-            }
-            for edit in plan.edits
-        ],
+        "edits": edits_to_json(plan.edits),
     }
     with atomic(path) as file, atomic(tensor_path(path)) as tensors:
         tensors.write(packed)
@@ -203,7 +192,7 @@ def read_plan(path: Path) -> Plan:
             versions=dict(document["versions"]),
             options=dict(document["options"]),
             seed=int(document["seed"]),
-            edits=tuple(_edit(entry, tensors) for entry in document["edits"]),
+            edits=tuple(edit_from_json(entry, tensors) for entry in document["edits"]),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(f"{path}: not a whole plan: {error!r}. Make it again with optimize.") from error
@@ -214,7 +203,33 @@ def tensor_path(path: Path) -> Path:
     return path.with_suffix(".safetensors")
 
 
-def _edit(entry: Mapping[str, Any], tensors: Tensors) -> Edit:
+def edits_to_json(edits: Sequence[Edit]) -> list[dict[str, Any]]:
+    """Edits as JSON values; their tensors, which are named here, are stored apart."""
+    return [
+        {
+            "id": edit.id,
+            "pass": edit.pass_name,
+            "site": edit.site,
+            "kind": edit.kind,
+            "args": dict(edit.args),
+            "depends_on": list(edit.depends_on),
+            "tensors": sorted(edit.tensors),
+        }
+        for edit in edits
+    ]
+
+
+def tensors_of(edits: Sequence[Edit]) -> dict[str, np.ndarray[Any, Any]]:
+    """The tensors of edits, under the names by which they are stored."""
+    return {f"{edit.id}/{name}": array for edit in edits for name, array in edit.tensors.items()}
+
+
+def edit_from_json(entry: Mapping[str, Any], tensors: Tensors) -> Edit:
+    """The edit of an entry of `edits_to_json`.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is damaged.
+    """
     return Edit(
         id=str(entry["id"]),
         pass_name=str(entry["pass"]),

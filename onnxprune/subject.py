@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from onnxprune.calibration import collect
+from onnxprune.calibration import Needs, Statistics, collect
 from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.cosines import Pair, mean_cosines
 from onnxprune.data import Samples
@@ -20,11 +21,12 @@ from onnxprune.judge import Evidence, gather_evidence
 from onnxprune.latency import Clock
 from onnxprune.loss import Loss, choose_loss, few
 from onnxprune.masks import mask_input
-from onnxprune.model import Model, load
+from onnxprune.model import Model, digest, load
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session, written
 from onnxprune.sites import find_sites
+from onnxprune.store import Tables
 from onnxprune.structure import read_structure
 from onnxprune.synthetic import probes
 from onnxprune.targets.target import Target
@@ -81,13 +83,21 @@ def load_subject(
     return Subject(path, model, session, samples, timed, evidence, measure, mask)
 
 
-def race_on(place: Target, feeds: Feeds) -> Race:
-    """Times models in alternation on the target, each written as it would be saved."""
+def race_on(place: Target, feeds: Feeds, tables: Tables | None = None) -> Race:
+    """Times models in alternation on the target, each written as it would be saved; the same ones only once."""
+    shapes = {name: [str(value.dtype), *value.shape] for name, value in sorted(feeds.items())}
 
     def race(models: Sequence[Model]) -> tuple[Ratio, ...]:
         with ExitStack() as stack:
             paths = [stack.enter_context(written(model)) for model in models]
-            return tuple(timed.speedup for timed in place.time(paths, feeds, budget_s=RACE_S * len(paths)))
+            key = json.dumps(["race", shapes, [digest(path) for path in paths]]) if tables is not None else ""
+            known = tables.load(key) if tables is not None else None
+            if known is None:
+                timed = place.time(paths, feeds, budget_s=RACE_S * len(paths))
+                known = [astuple(one.speedup) for one in timed]
+                if tables is not None:
+                    tables.save(key, known)
+            return tuple(Ratio(*one) for one in known)
 
     return race
 
@@ -99,7 +109,24 @@ def _refuse_nan(model: Model, path: Path) -> None:
             raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
 
 
-def context_for(one: Pass, model: Model, baseline: Model, subject: Subject, clock: Clock, *, seed: int) -> Context:
+Collect = Callable[[Model, Needs, Subject], Statistics]
+
+
+def collected(model: Model, needs: Needs, subject: Subject) -> Statistics:
+    """Statistics over the samples that calibrate."""
+    return collect(model, needs, subject.samples.calibration, mask=subject.mask)
+
+
+def context_for(
+    one: Pass,
+    model: Model,
+    baseline: Model,
+    subject: Subject,
+    clock: Clock,
+    *,
+    seed: int,
+    statistics_of: Collect = collected,
+) -> Context:
     """What a pass may look at: structure where it asks for it, statistics where there are samples.
 
     Args:
@@ -109,6 +136,7 @@ def context_for(one: Pass, model: Model, baseline: Model, subject: Subject, cloc
         subject: the original and its inputs.
         clock: times single linears on the target.
         seed: of random choices.
+        statistics_of: collects statistics, or knows them already.
     """
     probe_feeds = subject.evidence.probes
     structure = None
@@ -127,7 +155,7 @@ def context_for(one: Pass, model: Model, baseline: Model, subject: Subject, cloc
 
         needs = one.needs(model, find_sites(model, structure))
         if needs.tensors:
-            statistics = collect(model, needs, subject.samples.calibration, mask=subject.mask)
+            statistics = statistics_of(model, needs, subject)
     return Context(
         statistics=statistics,
         structure=structure,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 5, top to bottom; modules of one layer may import each other where no cycle arises.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files",),
+    ("files", "store"),
     ("model", "graph", "weights", "rewrite", "interface"),
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
@@ -55,6 +55,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "deployment",
     ),
     ("learn",),
+    ("resuming",),
+    ("stages",),
     ("mutants", "attribution"),
     ("search",),
     ("blaming", "pipeline"),

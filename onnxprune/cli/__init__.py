@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxprune.cli import blaming, checking, compressing, judging, listing
+from onnxprune.cli import blaming, caching, checking, compressing, judging, listing
 from onnxprune.cli.command import Group
 
 # Every command; nothing registers itself on import.
@@ -19,6 +19,7 @@ COMMANDS = (
     listing.inspect,
     listing.passes,
     listing.targets,
+    caching.cache,
 )
 
 

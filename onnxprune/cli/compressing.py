@@ -25,6 +25,7 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, floor
 @click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
 @click.option("--fixed-shapes", multiple=True, metavar="NAME=1x128", help="Write the result with static inputs, too.")
 @click.option("--ort", is_flag=True, help="Write the result in the ORT format, too, and the operators it needs.")
+@click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
 @JSON
 @quietly
