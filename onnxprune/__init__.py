@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from onnxprune.deployment import deploy
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
+    from onnxprune.unpacking import unpack
 
 # Looked up when first used, so that importing the package costs next to nothing.
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
     "time": "onnxprune.comparison",
+    "unpack": "onnxprune.unpacking",
     "validate": "onnxprune.comparison",
 }
 
@@ -32,4 +34,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["apply", "blame", "check", "deploy", "inspect", "optimize", "time", "validate"]
+__all__ = ["apply", "blame", "check", "deploy", "inspect", "optimize", "time", "unpack", "validate"]

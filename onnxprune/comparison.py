@@ -11,6 +11,7 @@ from typing import Any
 from onnxprune.data import Samples, load_samples
 from onnxprune.errors import ModelError
 from onnxprune.model import Model, load
+from onnxprune.packing import unpacked
 from onnxprune.runtime import Feeds, Session, open_session
 from onnxprune.synthetic import parse_shapes, shaped, synthesise
 from onnxprune.targets.target import parse_target
@@ -93,7 +94,7 @@ def validate(
     missing = {port.name for port in session.outputs} - {port.name for port in other.outputs}
     if missing:
         raise ModelError(f"{candidate}: lacks the outputs {', '.join(sorted(missing))} of {reference}. Compare equals.")
-    original = load(reference)
+    original, _ = unpacked(load(reference))
     samples = inputs_for(original, session, data, {}, seed)
     figures = compare(session, other, samples.feeds)
     # A candidate that does not even run has no tensor where it parts.
@@ -105,7 +106,7 @@ def validate(
         synthetic=samples.synthetic,
         fidelity=figures,
         floor=fidelity,
-        divergence=first_divergence(original, load(candidate), samples.feeds[0]) if parted else None,
+        divergence=first_divergence(original, unpacked(load(candidate))[0], samples.feeds[0]) if parted else None,
     )
 
 
@@ -133,7 +134,7 @@ def time(
     """
     paths = tuple(Path(model) for model in models)
     place = parse_target(target)
-    first, session = load(paths[0]), open_session(paths[0])
+    first, session = unpacked(load(paths[0]))[0], open_session(paths[0])
     sizes = parse_shapes(shape)
     feeds = timed_feeds(first, session, inputs_for(first, session, data, sizes, seed), sizes)
     del session

@@ -145,6 +145,26 @@ def judge(model: Model, evidence: Evidence, *, lossless: bool, samples: int | No
         )
 
 
+def refuse_other_bits(before: Model, after: Model, probes: Sequence[Feeds]) -> None:
+    """Hold that two models answer the same, bit for bit.
+
+    Raises:
+        Broken: an output differs, although the first model gives the same one each time.
+    """
+    first, second = open_session(before), open_session(after)
+    for feeds in probes:
+        expected, again, came = first.run(feeds), first.run(feeds), second.run(feeds)
+        for name, value in expected.items():
+            if isinstance(value, np.ndarray) and _same_bits(value, again[name]) and not _same_bits(value, came[name]):
+                raise Broken(f"output {name!r} is not the same bit for bit")
+
+
+def _same_bits(one: Any, other: Any) -> bool:
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    return bool(np.array_equal(one, other) if one.dtype == object else one.tobytes() == other.tobytes())
+
+
 def _check(path: Path, evidence: Evidence) -> None:
     if evidence.check == "none":
         return

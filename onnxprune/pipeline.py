@@ -13,7 +13,8 @@ from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import OptionError
 from onnxprune.loss import check_loss
 from onnxprune.model import Model, data_files, save
-from onnxprune.passes import known
+from onnxprune.packing import unpacked
+from onnxprune.passes import PackWeights, known
 from onnxprune.plan import Edit, Plan, plan_files
 from onnxprune.protocol import Pass
 from onnxprune.replaying import apply, check_destination, replay
@@ -26,7 +27,7 @@ from onnxprune.synthetic import parse_shapes
 from onnxprune.targets.target import Target, parse_target
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
-DEFAULT_PASSES = ("simplify", "remove-dead", "sparse-int8")
+DEFAULT_PASSES = ("simplify", "remove-dead", "sparse-int8", "pack-weights")
 DEFAULT_FLOOR = 0.95
 # Seconds of alternated runs behind the reported speed-up.
 TIMING_S = 6.0
@@ -86,6 +87,9 @@ def optimize(
     check_destination(destination, path)
     progress("load and run the original")
     subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic)
+    if subject.packed and all(one.name != PackWeights.name for one in chosen):
+        # What came packed goes packed.
+        chosen = (*chosen, PackWeights())
 
     trail = trail_of(path, subject, place, seed, fresh=fresh)
     outcome = run_passes(chosen, subject, place, trail, floor, seed=seed, progress=progress)
@@ -193,8 +197,9 @@ def _sparsity_notes(edits: Sequence[Edit]) -> tuple[str, ...]:
 
 
 def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:
-    shapes = {name: seen[0] for name, seen in observe_shapes(model, [feeds]).items()}
-    return cost(model, (path, *data_files(path)), shapes)
+    dense, _ = unpacked(model)
+    shapes = {name: seen[0] for name, seen in observe_shapes(dense, [feeds]).items()}
+    return cost(dense, (path, *data_files(path)), shapes)
 
 
 __all__ = ["apply", "optimize", "replay"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.calibration import Needs, Statistics
 from onnxprune.cosines import Pair
+from onnxprune.decoding import Decoding
 from onnxprune.inputs import Inputs, Source
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
@@ -53,6 +54,7 @@ class Context:
         loss: what a model loses on calibration samples, the lower the better; None where there are none.
         original: the model before any lossy edit, whose outputs refits aim at.
         latency: milliseconds of a linear in some form, on the target, with the timed input; None where none is timed.
+        decoding: what the runtime decodes when it makes a session, held against one model; None where none is at hand.
         seed: of every random choice.
     """
 
@@ -64,6 +66,7 @@ class Context:
     loss: Callable[[Model], float] | None = None
     original: Model | None = None
     latency: Callable[[Site, Level], float] | None = None
+    decoding: Callable[[Model], Decoding] | None = None
     seed: int = 0
 
 
@@ -81,6 +84,9 @@ class Pass(Protocol):
     A pass whose edits trade fidelity for speed may offer `milder(edit)`: what is given up, in words, and an edit of the
     same site that is as small but no faster; None where there is none. It is taken where the floor or the clock refuses
     the first.
+
+    A pass that has a true `exact` stores other bytes for the same model: outputs must be equal bit for bit, and runs
+    no slower.
 
     A pass that has a true `structural` gets the model's structure. One with a true option `cut_interface` gets a
     structure in which key-value caches among inputs and outputs may be cut.

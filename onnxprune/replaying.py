@@ -8,6 +8,7 @@ from pathlib import Path
 
 from onnxprune.errors import Declined, ModelError, OnnxPruneError, OutputError, PlanError
 from onnxprune.model import Model, digest, load, save
+from onnxprune.packing import unpacked
 from onnxprune.passes import known
 from onnxprune.plan import Edit, read_plan
 from onnxprune.runtime import open_session
@@ -27,7 +28,7 @@ def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: boo
     """
     path, destination = Path(model), Path(output)
     check_destination(destination, path)
-    loaded = load(path)
+    loaded, _ = unpacked(load(path))
     read = read_plan(Path(plan))
     actual = digest(path)
     if read.model_sha256 != actual and not force:

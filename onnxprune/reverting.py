@@ -19,6 +19,10 @@ from onnxprune.targets.timing import Ratio
 RANKING_SAMPLES = 8
 # A form must beat another by this much to be preferred: less is noise.
 _CLEARLY = 1.02
+# What runs the same operators is slower only if it is so by this much, in each of so many races: where weights lie in
+# memory moves runs of some microseconds by a few percent.
+_SLOWER = 0.95
+_RACES = 3
 
 Race = Callable[[Sequence[Model]], Sequence[Ratio]]
 Milder = Callable[[Edit], tuple[str, Edit] | None]
@@ -161,6 +165,17 @@ def no_slower(trial: Trial, before: Model, attempt: Attempt, floor: float | None
     )
     chosen = choices[best]
     return replace(chosen, report=replace(chosen.report, reverted=(*trial.report.reverted, *skips)))
+
+
+def no_slower_at_all(trial: Trial, nothing: Trial, race: Race) -> Trial:
+    """Keep edits that change no run unless the clock says otherwise each time: a slow spell proves nothing."""
+    for _ in range(_RACES):
+        ratio = race([nothing.model, trial.model])[1]
+        if not ratio.high < _SLOWER:
+            return trial
+    why = f"a run takes {1 / ratio.ratio:.2f} x as long with it"
+    reverted = tuple(Skip(site=edit.site, why=why) for edit in trial.edits)
+    return replace(nothing, report=replace(trial.report, changes=(), reverted=(*trial.report.reverted, *reverted)))
 
 
 def _without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:

@@ -160,11 +160,7 @@ def open_session(source: Path | str | Model, *, level: Level = "default", thread
     if isinstance(source, Model):
         with written(source) as path:
             return open_session(path, level=level, threads=threads)
-    options = ort.SessionOptions()
-    options.graph_optimization_level = _LEVELS[level]
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _FATAL
+    options = _options(level, threads)
     name = Path(source).name
     try:
         session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
@@ -191,6 +187,33 @@ def save_ort(source: Path, destination: Path) -> None:
         )
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(f"{destination.name}: onnxruntime cannot write the ORT format: {first_line(error)}") from error
+
+
+def _options(level: Level, threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = _LEVELS[level]
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _FATAL
+    return options
+
+
+def save_optimized(source: Path, destination: Path) -> None:
+    """Write the graph that a session runs, its weights in a second file beside it.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    options = _options("default", 1)
+    options.optimized_model_filepath = str(destination)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_file_name", f"{destination.name}.data"
+    )
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    try:
+        ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(f"{source.name}: onnxruntime refuses the model: {first_line(error)}") from error
 
 
 class written:  # noqa: N801 - reads as a phrase: `with written(model) as path`

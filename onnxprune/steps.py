@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from onnxprune import spec
 from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity
-from onnxprune.judge import Broken, Evidence, judge
+from onnxprune.judge import Broken, Evidence, judge, refuse_other_bits
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
-from onnxprune.reverting import Race, Trial, largest_that_stands, milder_of, no_slower
+from onnxprune.reverting import Race, Trial, largest_that_stands, milder_of, no_slower, no_slower_at_all
 from onnxprune.sites import GRAPH, Site
 
 
@@ -67,6 +67,8 @@ def take(
         trial = largest_that_stands(trial, Trial(model, (), blank), proposal.edits, attempt, floor, milder_of(one))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
+    if race is not None and trial.edits and getattr(one, "exact", False):
+        trial = no_slower_at_all(trial, Trial(model, (), blank), race)
     return Step(trial.model, trial.edits, trial.report, trial.fidelity)
 
 
@@ -75,7 +77,11 @@ def _attempt(
 ) -> Trial:
     try:
         edited, changes = one.apply(model, edits)
-        fidelity = judge(edited, evidence, lossless=one.lossless, samples=samples)
+        exact = getattr(one, "exact", False)
+        if exact:
+            refuse_other_bits(model, edited, evidence.probes)
+        # Equal bits say more than closeness to the original, from which lossy edits may have led away before.
+        fidelity = judge(edited, evidence, lossless=one.lossless and not exact, samples=samples)
     except (Broken, Declined) as reason:
         return Trial(model, edits, blank, broken=str(reason))
     return Trial(edited, edits, replace(blank, changes=changes), fidelity)

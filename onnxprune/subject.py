@@ -14,6 +14,7 @@ from onnxprune.calibration import Needs, Statistics, collect
 from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.cosines import Pair, mean_cosines
 from onnxprune.data import Samples
+from onnxprune.decoding import Decoding
 from onnxprune.errors import DataError, ModelError
 from onnxprune.graph import constants, numbers
 from onnxprune.inputs import Inputs, Source, compare_inputs
@@ -22,6 +23,7 @@ from onnxprune.latency import Clock
 from onnxprune.loss import Loss, choose_loss, few
 from onnxprune.masks import mask_input
 from onnxprune.model import Model, digest, load
+from onnxprune.packing import unpacked
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session, written
@@ -38,7 +40,12 @@ RACE_S = 0.5
 
 @dataclass(frozen=True)
 class Subject:
-    """The original: loaded, run, with inputs to run it on."""
+    """The original: loaded, run, with inputs to run it on.
+
+    Attributes:
+        model: with dense weights, however they are stored.
+        packed: weights that are stored packed.
+    """
 
     path: Path
     model: Model
@@ -48,6 +55,7 @@ class Subject:
     evidence: Evidence
     loss: Loss | None = None
     mask: str | None = None
+    packed: int = 0
 
 
 def load_subject(
@@ -65,7 +73,7 @@ def load_subject(
     Raises:
         OnnxPruneError: the model, the data or an option is at fault.
     """
-    model = load(path)
+    model, packed = unpacked(load(path))
     _refuse_nan(model, path)
     session = open_session(path)
     mask_input(session.inputs, mask)
@@ -80,7 +88,7 @@ def load_subject(
     timed = timed_feeds(model, session, samples, sizes)
     probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
     evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
-    return Subject(path, model, session, samples, timed, evidence, measure, mask)
+    return Subject(path, model, session, samples, timed, evidence, measure, mask, packed)
 
 
 def race_on(place: Target, feeds: Feeds, tables: Tables | None = None) -> Race:
@@ -165,5 +173,6 @@ def context_for(
         loss=subject.loss,
         original=baseline,
         latency=clock.of(model, subject.timed),
+        decoding=Decoding,
         seed=seed,
     )

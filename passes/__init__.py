@@ -11,6 +11,7 @@ from onnxprune.errors import OptionError
 from onnxprune.passes.factor_embedding import FactorEmbedding
 from onnxprune.passes.factor_linear import FactorLinear
 from onnxprune.passes.merge_blocks import MergeBlocks
+from onnxprune.passes.pack_weights import PackWeights
 from onnxprune.passes.remove_blocks import RemoveBlocks
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.remove_dead import RemoveDead
@@ -35,6 +36,7 @@ OWN: tuple[type[Any], ...] = (
     FactorLinear,
     FactorEmbedding,
     SparseInt8,
+    PackWeights,
 )
 
 
@@ -59,6 +61,7 @@ __all__ = [
     "FactorEmbedding",
     "FactorLinear",
     "MergeBlocks",
+    "PackWeights",
     "RemoveBlocks",
     "RemoveChannels",
     "RemoveDead",

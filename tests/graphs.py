@@ -250,6 +250,17 @@ def tied_embedding() -> onnx.ModelProto:
     return model(nodes, inputs, outputs, {"table": weights(80, 32)})
 
 
+def compressible() -> onnx.ModelProto:
+    """Rows of few different numbers, then a product whose weight is mostly zeros."""
+    table = np.random.default_rng(0).integers(-3, 4, (80, WIDTH)).astype(np.float32) / 8
+    weight = weights(WIDTH, WIDTH)
+    weight[np.random.default_rng(1).random(weight.shape) < 0.8] = 0
+    nodes = [node("Gather", ["table", "ids"], ["rows"]), node("MatMul", ["rows", "w"], ["y"])]
+    inputs = [info("ids", ("batch", "sequence"), INT64)]
+    outputs = [info("y", ("batch", "sequence", WIDTH))]
+    return model(nodes, inputs, outputs, {"table": table, "w": weight})
+
+
 def convolution(
     dtype: Any = np.float32, *, opset: int = 17, ir: int = 8, group: int = 1, bias: bool = True
 ) -> onnx.ModelProto:

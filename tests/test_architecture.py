@@ -18,8 +18,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
     ("sites", "plan", "spec", "solvers"),
-    ("int8", "int8_weights", "grids", "low_rank", "codes", "cost", "isomorphism"),
+    ("int8", "int8_weights", "grids", "low_rank", "codes", "packing", "cost", "isomorphism"),
     ("pieces", "runtime"),
+    ("decoding",),
     (
         "npz",
         "fitting",
@@ -55,6 +56,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "deployment",
     ),
     ("learn",),
+    ("unpacking",),
     ("resuming",),
     ("stages",),
     ("mutants", "attribution"),

@@ -12,6 +12,7 @@ COMMANDS = (
     compressing.optimize,
     compressing.apply,
     compressing.deploy,
+    compressing.unpack,
     judging.validate,
     judging.time,
     blaming.blame,

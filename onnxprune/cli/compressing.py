@@ -1,4 +1,4 @@
-"""Commands that write a model: `optimize`, `apply`, `deploy`."""
+"""Commands that write a model: `optimize`, `apply`, `deploy`, `unpack`."""
 
 from __future__ import annotations
 
@@ -82,3 +82,14 @@ def deploy(model: Path, as_json: bool, **options: Any) -> None:
         click.echo(dumps(result.to_json()))
     else:
         print_forms(result.forms, console())
+
+
+@click.command()
+@MODEL
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the result goes.")
+@quietly
+def unpack(model: Path, output: Path) -> None:
+    """Write MODEL with dense weights, for tools that cannot read packed ones."""
+    from onnxprune.unpacking import unpack as run
+
+    click.echo(f"{output}: written, {run(model, output)} weights unpacked")

@@ -4,7 +4,7 @@ A model is a graphsurgeon graph, the file-level fields that graphsurgeon drops, 
 into memory, until something touches them. Copying a model therefore copies no weights.
 """
 
-from onnxprune.model.core import FileFields, Model, PackedValues
+from onnxprune.model.core import FileFields, Model, PackedValues, StoredSparse, subgraphs
 from onnxprune.model.raw import RawModel, read_raw
 from onnxprune.model.reading import data_files, digest, load
 from onnxprune.model.writing import raise_opset, save, to_bytes, to_skeleton
@@ -14,12 +14,14 @@ __all__ = [
     "Model",
     "PackedValues",
     "RawModel",
+    "StoredSparse",
     "data_files",
     "digest",
     "load",
     "raise_opset",
     "read_raw",
     "save",
+    "subgraphs",
     "to_bytes",
     "to_skeleton",
 ]

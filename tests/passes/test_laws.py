@@ -17,10 +17,12 @@ from onnxprune.calibration import collect
 from onnxprune.cosines import mean_cosines
 from onnxprune.cost import is_weight
 from onnxprune.data import Samples
+from onnxprune.decoding import Decoding
 from onnxprune.graph import constants, elements, stored_bytes
 from onnxprune.inputs import compare_inputs
 from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
+from onnxprune.packing import unpacked
 from onnxprune.passes import OWN, SparseInt8, known
 from onnxprune.plan import Change, Edit
 from onnxprune.protocol import Context, Pass
@@ -47,6 +49,7 @@ SPECS: dict[str, tuple[str, ...]] = {
         "merge-blocks:keep=0.5",
         "merge-blocks:threshold=0.0,group=3,interval=2,rule=sum-of-differences",
     ),
+    "pack-weights": ("pack-weights", "pack-weights:saving=0.0"),
     "remove-blocks": (
         "remove-blocks:keep=0.5",
         "remove-blocks:keep=0.5,score=cosine,guard=1/1",
@@ -92,6 +95,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "branches": graphs.branches,
     "loop": graphs.loop,
     "overridable": graphs.overridable,
+    "compressible": graphs.compressible,
 }
 SCALES = re.compile(r"\.(scale|zero_point)(\.\d+)?$")
 CASES = [(text, graph) for texts in SPECS.values() for text in texts for graph in GRAPHS]
@@ -124,6 +128,7 @@ def context_for(one: Pass, model: Model, feeds: tuple[Feeds, ...]) -> Context:
         compare_inputs=lambda current, original, sources: compare_inputs(current, original, sources, feeds),
         cosines=lambda first, second, pairs: mean_cosines(first, second, pairs, feeds),
         loss=choose_loss(model, open_session(model), Samples(feeds=feeds, source="probes"), None),
+        decoding=Decoding,
         seed=0,
     )
 
@@ -193,7 +198,7 @@ def counted(model: Model, *, weights: bool) -> int:
     """Numbers in constants, scales and zero points aside."""
     return sum(
         elements(tensor)
-        for tensor in constants(model.graph)
+        for tensor in constants(unpacked(model)[0].graph)
         if (is_weight(tensor) or not weights) and not SCALES.search(tensor.name)
     )
 

@@ -1,0 +1,158 @@
+"""Store weights in fewer bytes; the runtime decodes them when it makes a session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from onnxprune.calibration import Needs
+from onnxprune.decoding import Decoded, Decoding
+from onnxprune.errors import Declined, OptionError
+from onnxprune.graph import elements, numbers, stored_bytes
+from onnxprune.model import Model, StoredSparse
+from onnxprune.packing import Dense, Form, PackWriter, encode, find_packed
+from onnxprune.packing.reading import constants_of
+from onnxprune.packing.symbols import storable
+from onnxprune.packing.writing import CODED_OPSET, MASKED_OPSET
+from onnxprune.plan import Change, Edit, Skip
+from onnxprune.protocol import Context, Proposal
+from onnxprune.sites import GRAPH, Site
+
+Array = np.ndarray[Any, Any]
+
+# Below this many bytes a weight cannot save more than its operators take.
+_SMALLEST_BYTES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackWeights:
+    """Store each weight in the smallest of several forms that the runtime decodes at load. Runs do not change.
+
+    Bitmaps with the numbers that are not zero, few different numbers as codes of 1 to 8 bits, and both together.
+
+    Attributes:
+        saving: least share of a weight's bytes that a form must save, in [0, 1).
+    """
+
+    name: ClassVar[str] = "pack-weights"
+    lossless: ClassVar[bool] = True
+    exact: ClassVar[bool] = True
+    saving: float = 0.05
+
+    def __post_init__(self) -> None:
+        """Reject shares that nothing can save."""
+        if not 0 <= self.saving < 1:
+            raise OptionError(f"{self.name}: saving must be in [0, 1), got {self.saving}.")
+
+    def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Nothing: the weights say it all."""
+        del model, sites
+        return Needs()
+
+    def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit a weight that has a smaller form, and that the runtime was seen to decode at load."""
+        del sites
+        opset = model.graph.opset
+        if opset < CODED_OPSET:
+            raise Declined(f"decoding at load needs opset {CODED_OPSET}, the graph has {opset}")
+        edits, held = [], 0
+        for constant in _candidates(model):
+            held += 1
+            if _form_of(constant, opset).nbytes < (1 - self.saving) * stored_bytes(constant):
+                edits.append(self._edit(constant.name))
+        if not edits:
+            none = (
+                "no weight of it is large enough" if not held else f"dense is smallest for each of its {held} weights"
+            )
+            return Proposal((), (Skip(site=GRAPH, why=none),))
+        if context.decoding is None:
+            raise Declined("no runtime at hand to see whether it decodes weights at load")
+        return self._folded(model, tuple(edits), context.decoding(model))
+
+    def _edit(self, name: str) -> Edit:
+        return Edit(id=f"{self.name}.{name}", pass_name=self.name, site=name, kind="pack", args={"weight": name})
+
+    def _folded(self, model: Model, edits: tuple[Edit, ...], decoding: Decoding) -> Proposal:
+        """The edits whose weights a session of the written model holds dense, found by running; the others with why."""
+        skips: list[Skip] = []
+
+        def tried(some: Sequence[Edit]) -> Decoded:
+            packed = self.apply(model, some)[0]
+            return decoding.of(packed, {edit.site for edit in some})
+
+        def largest(some: tuple[Edit, ...]) -> tuple[Edit, ...]:
+            """Halves are tried alone where the whole does not fold."""
+            found = tried(some) if some else Decoded()
+            if found.whole:
+                return some
+            if len(some) == 1:
+                why = found.why or "the runtime would decode it at every run"
+                skips.append(Skip(site=some[0].site, why=why))
+                return ()
+            unfolded = tuple(edit for edit in some if edit.site in found.left)
+            if unfolded and len(unfolded) < len(some):
+                return largest(tuple(edit for edit in some if edit not in unfolded)) + largest(unfolded)
+            middle = len(some) // 2
+            return largest(some[:middle]) + largest(some[middle:])
+
+        kept = largest(edits)
+        # What folds in parts may not fold as a whole.
+        if len(kept) < len(edits) and kept and not tried(kept).whole:
+            return Proposal((), (*skips, Skip(site=GRAPH, why="its weights fold one by one, but not together")))
+        order = {edit.id: at for at, edit in enumerate(edits)}
+        return Proposal(tuple(sorted(kept, key=lambda edit: order[edit.id])), tuple(skips))
+
+    def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The model with weights stored in their smallest forms; the dense ones say which those are."""
+        result = model.copy()
+        held = {constant.name: constant for constant in _candidates(result)}
+        opset = result.graph.opset
+        writer = PackWriter(result.graph)
+        changes = []
+        for edit in edits:
+            constant = held.get(edit.args["weight"])
+            if constant is None:
+                raise Declined(f"{edit.site}: the model has no weight {edit.args['weight']!r} that can be packed")
+            form = _form_of(constant, opset)
+            if isinstance(form, Dense):
+                raise Declined(f"{edit.site}: dense is its smallest form")
+            already, before = writer.added_bytes, stored_bytes(constant)
+            writer.replace(constant, form)
+            changes.append(
+                Change(
+                    site=edit.site,
+                    what=f"{form.words}: {'x'.join(map(str, constant.shape))} {constant.dtype}",
+                    params_before=elements(constant),
+                    params_after=elements(constant),
+                    bytes_before=before,
+                    bytes_after=writer.added_bytes - already,
+                )
+            )
+        writer.finish()
+        return result, tuple(changes)
+
+
+def _candidates(model: Model) -> Iterator[gs.Constant]:
+    """Constants of the top graph that only nodes read, and that are not parts of packed weights already."""
+    graph = model.graph
+    taken = {id(tensor) for tensor in constants_of(find_packed(graph))} | {id(tensor) for tensor in graph.outputs}
+    seen: set[int] = set()
+    for node in graph.nodes:
+        for tensor in node.inputs:
+            if not isinstance(tensor, gs.Constant) or id(tensor) in seen | taken or tensor.name in model.overridable:
+                continue
+            seen.add(id(tensor))
+            if stored_bytes(tensor) >= _SMALLEST_BYTES and not isinstance(tensor._values, StoredSparse):  # noqa: SLF001 - not read
+                yield tensor
+
+
+def _form_of(constant: gs.Constant, opset: int) -> Form:
+    """The smallest form of a weight."""
+    values = numbers(constant)
+    if values.dtype == object or values.dtype.kind == "c":
+        return Dense(np.zeros(0))
+    return encode(storable(values), masks=opset >= MASKED_OPSET)
