@@ -31,5 +31,17 @@ class MissingDependencyError(OnnxPruneError):
     """An optional package is needed for what was asked."""
 
 
+class TargetError(OnnxPruneError):
+    """A target is not set up, declines a model, or its process failed.
+
+    Attributes:
+        model: which of the models asked for is at fault; None where none of them is.
+    """
+
+    def __init__(self, message: str, *, model: int | None = None) -> None:
+        super().__init__(message)
+        self.model = model
+
+
 class Declined(Exception):  # noqa: N818 - not an error: the honest answer of an edit that cannot be proved
     """An edit cannot be proved at its site; the message is the reason that the report prints."""

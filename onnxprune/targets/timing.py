@@ -53,17 +53,27 @@ class Timed:
 
     Attributes:
         name: the file's name.
-        load_ms: median time to make a session, decoding of packed weights included.
-        speedup: the first model's time over this one's, round by round; above 1 is faster.
+        load_ms: median time to make a session, decoding of packed weights included; NaN, like `latency_ms`, where the
+            target counts instructions instead: a count is no time.
+        speedup: the first model's time, or count, over this one's, round by round; above 1 is faster.
+        instructions: executed in a run, where they were counted.
     """
 
     name: str
     load_ms: float
     latency_ms: Latency
     speedup: Ratio
+    instructions: float | None = None
+
+    @property
+    def cost(self) -> float:
+        """What a run takes in the target's own unit: milliseconds, or millions of instructions."""
+        return self.latency_ms.median if self.instructions is None else self.instructions / 1e6
 
     def to_json(self) -> dict[str, Any]:
-        """`load_ms`, `latency_ms` and `speedup` as the reports print them."""
+        """`load_ms`, `latency_ms` and `speedup` as the reports print them; no milliseconds of a count."""
+        if self.instructions is not None:
+            return {"instructions": self.instructions, "speedup": self.speedup.to_json()}
         return {
             "load_ms": self.load_ms,
             "latency_ms": self.latency_ms.to_json(),
