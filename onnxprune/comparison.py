@@ -10,11 +10,11 @@ from typing import Any
 
 from onnxprune.data import Samples, load_samples
 from onnxprune.errors import ModelError
+from onnxprune.measurement import Measurement, measure, parse_targets
 from onnxprune.model import Model, load
 from onnxprune.packing import unpacked
 from onnxprune.runtime import Feeds, Session, open_session
 from onnxprune.synthetic import parse_shapes, shaped, synthesise
-from onnxprune.targets.target import parse_target
 from onnxprune.targets.timing import Timed
 from onnxprune.validate import Divergence, Fidelity, compare, first_divergence
 
@@ -51,21 +51,34 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """The answer of `onnxprune time`: the first model is what the others are compared with."""
+    """The answer of `onnxprune time`: the first model is what the others are compared with.
 
-    target: str
+    Attributes:
+        measurements: one a target, in the order in which they were named.
+    """
+
     shape: Mapping[str, tuple[int, ...]]
-    models: tuple[Timed, ...]
+    measurements: tuple[Measurement, ...]
     paths: tuple[Path, ...]
 
+    @property
+    def target(self) -> str:
+        """The first target."""
+        return self.measurements[0].target
+
+    @property
+    def models(self) -> tuple[Timed, ...]:
+        """Figures on the first target."""
+        return self.measurements[0].models
+
     def to_json(self) -> dict[str, Any]:
-        """The keys are stable."""
+        """The keys are stable; `target` and `models` are the first of `targets`."""
+        targets = [measured.to_json(self.paths) for measured in self.measurements]
         return {
             "target": self.target,
             "shape": {name: list(size) for name, size in self.shape.items()},
-            "models": [
-                {"model": str(path), **timed.to_json()} for path, timed in zip(self.paths, self.models, strict=True)
-            ],
+            "models": targets[0]["models"],
+            "targets": targets,
         }
 
 
@@ -115,7 +128,7 @@ def time(
     *,
     data: str | None = None,
     shape: Sequence[str] = (),
-    target: str = "cpu:1",
+    target: str | Sequence[str] = "cpu:1",
     seconds: float = 4.0,
     seed: int = 0,
 ) -> Timings:
@@ -125,23 +138,22 @@ def time(
         models: the first is what the others are compared with.
         data: sample inputs, the first of which is timed; a synthetic one without it.
         shape: `NAME=1x128`.
-        target: where to time.
-        seconds: of timed runs for each model.
+        target: where to time, one or several.
+        seconds: of timed runs for each model on each target.
         seed: of synthetic inputs.
 
     Raises:
         OnnxPruneError: a file, the data or an option is at fault.
     """
     paths = tuple(Path(model) for model in models)
-    place = parse_target(target)
+    places = parse_targets(target)
     first, session = unpacked(load(paths[0]))[0], open_session(paths[0])
     sizes = parse_shapes(shape)
     feeds = timed_feeds(first, session, inputs_for(first, session, data, sizes, seed), sizes)
     del session
     return Timings(
-        target=place.name,
         shape={name: value.shape for name, value in feeds.items()},
-        models=place.time(paths, feeds, budget_s=seconds * len(paths)),
+        measurements=tuple(measure(place, paths, feeds, budget_s=seconds * len(paths)) for place in places),
         paths=paths,
     )
 

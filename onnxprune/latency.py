@@ -22,7 +22,7 @@ from onnxprune.protocol import Level
 from onnxprune.runtime import Feeds
 from onnxprune.sites import Site
 from onnxprune.store import Tables
-from onnxprune.targets.target import Target
+from onnxprune.targets.target import Timer
 from onnxprune.weights import Use, Weight, find_weights
 
 Array = np.ndarray[Any, Any]
@@ -61,7 +61,7 @@ class Clock:
         timed_ms: what was measured, by product and level; kept in `tables`, where there are some, for the next run.
     """
 
-    def __init__(self, target: Target, *, budget_s: float = BUDGET_S, tables: Tables | None = None) -> None:
+    def __init__(self, target: Timer, *, budget_s: float = BUDGET_S, tables: Tables | None = None) -> None:
         self.target = target
         self.budget_s = budget_s
         self._tables = tables
@@ -105,7 +105,7 @@ class Clock:
                 for path, each in zip(paths, levels, strict=True):
                     onnx.save(small_model(product, each), path)
                 timed = self.target.time(paths, {"x": numbers}, budget_s=self.budget_s)
-            self.timed_ms.setdefault((product, plain), timed[0].latency_ms.median)
+            self.timed_ms.setdefault((product, plain), timed[0].cost)
             if level != plain:
                 self.timed_ms[product, level] = self.timed_ms[product, plain] / timed[1].speedup.ratio
             for known in levels:

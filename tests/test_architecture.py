@@ -43,6 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
     (
+        "measurement",
         "judge",
         "loss",
         "latency",

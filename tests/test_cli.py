@@ -174,8 +174,11 @@ def test_passes_and_targets_are_listed() -> None:
     assert listed["simplify"] == {"limit": 65536}
     text = run("passes").stdout
     assert all(kind.name in text for kind in OWN)
-    assert answer("targets") == ["cpu:THREADS"]
-    assert run("targets").stdout.startswith("cpu:THREADS ")
+    targets = {each["target"]: each for each in answer("targets")}
+    assert targets.keys() >= {"cpu:1", "cpu-mobile", "xnnpack", "arm64", "web", "nnapi", "coreml"}
+    assert targets["cpu:1"]["ready"] is True
+    assert all(each["ready"] or each["reason"] for each in targets.values())
+    assert all(name in run("targets").stdout for name in targets)
 
 
 @pytest.mark.parametrize(

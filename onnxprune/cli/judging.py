@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, quietly
-from onnxprune.cli.options import JSON, SHAPE, TARGET
+from onnxprune.cli.options import JSON, SHAPE, TARGETS
 
 
 @click.command()
@@ -38,7 +38,7 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--data", help="Sample inputs; the first one is timed. Synthetic if absent.")
 @SHAPE
-@TARGET
+@TARGETS
 @click.option("--seconds", default=4.0, show_default=True, help="Time limit of the timed runs of each model.")
 @JSON
 @quietly
@@ -46,7 +46,7 @@ def time(models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Time MODELS in alternation: percentiles, and ratios to the first with their 95 % interval."""
     from onnxprune.comparison import time as run
     from onnxprune.report.json import dumps
-    from onnxprune.report.terminal import print_timings
+    from onnxprune.report.targets import print_timings
 
     result = run(models, **options)
     if as_json:

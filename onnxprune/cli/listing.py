@@ -46,8 +46,12 @@ def passes(as_json: bool) -> None:
 @click.command()
 @JSON
 def targets(as_json: bool) -> None:
-    """List the targets that can run and time a model."""
+    """List the targets: which can be used here, and the command that sets up the others."""
     from onnxprune.report.json import dumps
-    from onnxprune.targets.cpu import CpuTarget
+    from onnxprune.report.targets import print_targets
+    from onnxprune.targets.target import describe, known_targets
 
-    click.echo(dumps([CpuTarget.known]) if as_json else f"{CpuTarget.known}  onnxruntime on this machine's processor")
+    if as_json:
+        click.echo(dumps([describe(target) for target in known_targets()]))
+    else:
+        print_targets(known_targets(), console())

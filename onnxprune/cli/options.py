@@ -12,7 +12,15 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as
 SHAPE = click.option(
     "--shape", multiple=True, metavar="NAME=1x128", help="Sizes of an input for timing; the first sample's by default."
 )
-TARGET = click.option("--target", default="cpu:1", show_default=True, help="Where to time: cpu:THREADS.")
+_TARGET_HELP = "Where to time, see `onnxprune targets`"
+TARGET = click.option("--target", default="cpu:1", show_default=True, help=f"{_TARGET_HELP}.")
+TARGETS = click.option(
+    "--target",
+    multiple=True,
+    default=("cpu:1",),
+    show_default=True,
+    help=f"{_TARGET_HELP}; may be given several times.",
+)
 
 
 def floor(text: str | None) -> Any:

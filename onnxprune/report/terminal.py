@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxprune import spec
-from onnxprune.comparison import Comparison, Timings
+from onnxprune.comparison import Comparison
 from onnxprune.dimensions import Pin
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
@@ -150,27 +150,6 @@ def print_comparison(result: Comparison, console: Console) -> None:
             soft_wrap=True,
             markup=False,
         )
-
-
-def print_timings(result: Timings, console: Console) -> None:
-    """Print a table of latencies and ratios to the first model."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("model", "load ms", "median ms", "p10", "p90", "times as fast as the first"):
-        table.add_column(title, justify="left" if title == "model" else "right")
-    for path, timed in zip(result.paths, result.models, strict=True):
-        spread, ratio = timed.latency_ms, timed.speedup
-        table.add_row(
-            str(path),
-            f"{timed.load_ms:.1f}",
-            f"{spread.median:.3f}",
-            f"{spread.p10:.3f}",
-            f"{spread.p90:.3f}",
-            f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]",
-        )
-    runs = result.models[0].speedup.runs
-    table.caption = f"{runs} alternated runs on {result.target}, {_shape(result.shape)}; 95 % intervals"
-    table.caption_justify = "left"
-    console.print(table)
 
 
 def print_inspection(result: Inspection, console: Console) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,24 +25,29 @@ class Limits:
         ir: newest file format version.
         opset: newest version of the default domain.
         domains: other domains whose operators it has.
+        external: whether it reads weights outside the model's file.
     """
 
     runtime: str
     ir: int
     opset: int
     domains: frozenset[str] = frozenset({"ai.onnx.ml", "com.microsoft"})
+    external: bool = True
 
 
 def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
     """The model's own file where it fits the limits, else a copy in `folder` that does.
 
-    The file format's version is lowered and opset imports that no node uses are dropped; operators stay as they are.
+    The file format's version is lowered, opset imports that no node uses are dropped, and weights move into the file
+    where the runtime wants them there; operators stay as they are.
 
     Raises:
         TargetError: an operator set, a domain or a tensor type is newer than the runtime.
     """
     if path.suffix == ".ort":
-        raise TargetError(f"{path.name}: {target} ({limits.runtime}) is given .onnx files, not .ort of another version.")
+        raise TargetError(
+            f"{path.name}: {target} ({limits.runtime}) is given .onnx files, not .ort of another version."
+        )
     if path.stat().st_size > _MAX_BYTES:
         raise TargetError(f"{path.name}: {target} is not given models beyond 2 GB. Use the target cpu.")
     try:
@@ -63,7 +67,8 @@ def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
         raise TargetError(f"{path.name}: {target} ({limits.runtime}) has no operators of {', '.join(sorted(unknown))}.")
     _refuse_new_types(target, path, proto, limits)
     imports = [entry for entry in proto.opset_import if entry.domain in used | _ONNX_DOMAINS | functions]
-    if proto.ir_version <= limits.ir and len(imports) == len(proto.opset_import):
+    apart = data_files(path)
+    if proto.ir_version <= limits.ir and len(imports) == len(proto.opset_import) and (limits.external or not apart):
         return path
     proto.ir_version = min(proto.ir_version, limits.ir)
     kept = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in imports]
@@ -71,10 +76,17 @@ def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
     proto.opset_import.extend(kept)
     adapted = folder / path.name
     adapted.parent.mkdir(parents=True, exist_ok=True)
+    if not limits.external:
+        onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
+        apart = ()
+    if proto.ByteSize() > _MAX_BYTES:
+        raise TargetError(f"{path.name}: {target} is not given models beyond 2 GB. Use the target cpu.")
     adapted.write_bytes(proto.SerializeToString())
-    for data in data_files(path):
-        # Loading has refused names that lead out of the model's folder; a link may still.
-        _place(data, adapted.parent / data.relative_to(path.parent))
+    for data in apart:
+        place = adapted.parent / data.relative_to(path.parent)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Not a link: onnx and onnxruntime take links for an attack.
+        shutil.copyfile(data, place)
     return adapted
 
 
@@ -96,12 +108,6 @@ def _refuse_new_types(target: str, path: Path, proto: onnx.ModelProto, limits: L
     for tensor in proto.graph.initializer:
         name = onnx.TensorProto.DataType.Name(tensor.data_type)
         if since.get(name, 0) > limits.ir:
-            raise TargetError(f"{path.name}: weight {tensor.name!r} is {name}, which {limits.runtime} of {target} lacks.")
-
-
-def _place(source: Path, destination: Path) -> None:
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, destination)
-    except OSError:
-        shutil.copyfile(source, destination)
+            raise TargetError(
+                f"{path.name}: weight {tensor.name!r} is {name}, which {limits.runtime} of {target} lacks."
+            )

@@ -12,8 +12,9 @@ from onnxprune.errors import ModelError
 from onnxprune.runtime import Feeds, first_line
 from onnxprune.targets import worker
 from onnxprune.targets.environments import Missing
+from onnxprune.targets.placement import CPU
 from onnxprune.targets.process import Answer
-from onnxprune.targets.runtime_target import ON_CPU, Providers, RuntimeTarget
+from onnxprune.targets.runtime_target import RuntimeTarget
 
 # Threads of a pool go on spinning after a run, and would take the processor from the model whose turn is next. Within
 # a run they spin as they do for users, which turning spinning off altogether would change.
@@ -32,8 +33,6 @@ class CpuTarget(RuntimeTarget):
     """
 
     known: ClassVar[str] = "cpu[:THREADS]"
-    latency: ClassVar[Literal["wall", "instructions"]] = "wall"
-    providers: ClassVar[Providers] = ON_CPU
     threads: int = 1
     mobile: bool = False
 
@@ -41,6 +40,16 @@ class CpuTarget(RuntimeTarget):
     def name(self) -> str:
         """As the user writes it."""
         return "cpu-mobile" if self.mobile else f"cpu:{self.threads}"
+
+    @property
+    def latency(self) -> Literal["wall"]:
+        """Its milliseconds are this machine's."""
+        return "wall"
+
+    @property
+    def provider(self) -> str:
+        """The one that every onnxruntime has."""
+        return CPU
 
     @property
     def about(self) -> str:
@@ -58,7 +67,7 @@ class CpuTarget(RuntimeTarget):
             "task": task,
             "models": [str(path) for path in paths],
             "threads": self.threads,
-            "providers": self.providers,
+            "providers": [(CPU, {})],
             **(_MOBILE if self.mobile else _DESKTOP),
             **settings,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -107,7 +107,7 @@ class ForecastTarget:
             return Missing(f"onnxruntime {ort.__version__} here has no tools: {error}", "pip install onnxruntime")
         return None
 
-    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:
+    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:  # noqa: ARG002
         """Nothing runs, so nothing is timed.
 
         Raises:
@@ -115,7 +115,7 @@ class ForecastTarget:
         """
         raise TargetError(self._cannot("times"))
 
-    def run(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Mapping[str, np.ndarray[Any, Any]], ...]:
+    def run(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Mapping[str, np.ndarray[Any, Any]], ...]:  # noqa: ARG002
         """Nothing runs, so there are no outputs.
 
         Raises:
@@ -126,7 +126,7 @@ class ForecastTarget:
     def _cannot(self, what: str) -> str:
         return f"Target {self.name} is a forecast and gives no {what}. Give a target that runs: cpu, xnnpack, web."
 
-    def place(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Placement, ...]:
+    def place(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Placement, ...]:  # noqa: ARG002
         """Where the nodes of each model would run, in the format that takes most of them."""
         return tuple(best(self.forecast(path)).placement for path in paths)
 
@@ -167,7 +167,21 @@ class ForecastTarget:
         for node in _all_nodes(proto.graph):
             op = f"{node.domain}:{node.op_type}" if node.domain not in {"", "ai.onnx"} else node.op_type
             nodes.append(Node(self.lists.provider if id(node) in taken else CPU, op, node.name))
-        return Placement(provider=self.lists.provider, nodes=tuple(nodes), partitions=found.num_partitions)
+        return Placement(
+            provider=self.lists.provider,
+            nodes=tuple(nodes),
+            partitions=found.num_partitions,
+            reasons={node.op: _why(node.op, found) for node in nodes if node.provider == CPU},
+        )
+
+
+def _why(op: str, found: Any) -> str:
+    full = op if ":" in op else f"ai.onnx:{op}"
+    if full in found.unsupported_ops:
+        return "the list lacks it"
+    if full in found.ops_with_unsupported_rank:
+        return "an input of more than five dimensions"
+    return "the list has it, but here an input's shape is not fixed"
 
 
 def best(forecasts: Sequence[Forecast]) -> Forecast:

@@ -12,6 +12,7 @@ from onnxprune.errors import TargetError
 from onnxprune.runtime import Feeds
 from onnxprune.targets.adapting import Limits, adapt
 from onnxprune.targets.environments import Missing
+from onnxprune.targets.placement import CPU
 from onnxprune.targets.process import Answer, Process, ask
 from onnxprune.targets.runtime_target import ON_CPU, Providers, RuntimeTarget
 
@@ -23,7 +24,8 @@ class HostedTarget(RuntimeTarget):
     Attributes:
         title: its name, as the user writes it.
         about: one line for `onnxprune targets`.
-        latency: what its figures are: wall milliseconds, or instructions.
+        figures: what it gives: wall milliseconds, or instructions.
+        reported: the provider that reports are about, as the runtime calls it.
         process: how its worker starts; asked anew each time, since folders may move.
         missing: what is missing; None where it is ready.
         providers: in the order in which the runtime asks them, with their options.
@@ -36,7 +38,8 @@ class HostedTarget(RuntimeTarget):
     about: str
     process: Callable[[], Process]
     missing: Callable[[], Missing | None]
-    latency: Literal["wall", "instructions"] = "wall"
+    figures: Literal["wall", "instructions"] = "wall"
+    reported: str = CPU
     providers: Providers = ON_CPU
     limits: Limits | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +49,16 @@ class HostedTarget(RuntimeTarget):
     def name(self) -> str:
         """As the user writes it."""
         return self.title
+
+    @property
+    def latency(self) -> Literal["wall", "instructions"]:
+        """What its figures are."""
+        return self.figures
+
+    @property
+    def provider(self) -> str:
+        """The provider that reports are about."""
+        return self.reported
 
     def probe(self) -> Missing | None:
         """What is missing, with the command that sets it up; None where it is ready."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from onnxprune.errors import TargetError
 
 CPU = "CPUExecutionProvider"
+XNNPACK = "XnnpackExecutionProvider"
 # onnxruntime 1.21 to 1.31: the operators that its XNNPACK provider has kernels for, and what it asks of them.
 _SPATIAL = "a 4-D input of fixed channels, height and width"
 _XNNPACK = {
     "AveragePool": f"{_SPATIAL}, float or U8",
+    "Clip": "constant bounds, right behind a float Conv or pool of its own",
     "Conv": f"{_SPATIAL} and constant weights, float, S8S8 or U8U8",
     "ConvTranspose": f"{_SPATIAL} and constant weights, float, S8S8 or U8U8",
     "Gemm": "a float input of 1 or 2 dimensions and constant weight and bias",
@@ -21,10 +23,11 @@ _XNNPACK = {
     "MatMul": "a float input of 2 or 3 dimensions and a constant weight of 2",
     "MaxPool": f"{_SPATIAL}",
     "QLinearConv": f"{_SPATIAL} and constant weights, S8S8 or U8U8",
+    "Relu": "a float Conv or pool of its own right before it",
     "Resize": "a 4-D input, linear interpolation and constant sizes",
     "Softmax": "its last axis, of a fixed size",
 }
-_ASKED: dict[str, Mapping[str, str]] = {"XnnpackExecutionProvider": _XNNPACK}
+_ASKED: dict[str, Mapping[str, str]] = {XNNPACK: _XNNPACK}
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,15 @@ class Placement:
     Attributes:
         provider: the one that was asked for.
         nodes: in the runtime's order.
-        partitions: groups that the asked provider compiled as one, or stretches of nodes that the asked provider runs without another one in between.
+        partitions: groups that the asked provider compiled as one, or stretches of nodes that it runs without another
+            provider's in between.
+        reasons: why an operator was left to another provider, where that is known of this very model.
     """
 
     provider: str
     nodes: tuple[Node, ...]
     partitions: int
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -80,6 +86,8 @@ class Placement:
         return tuple(Fallen(op, count, other, self._why(op)) for (op, other), count in sorted(left.items()))
 
     def _why(self, op: str) -> str:
+        if op in self.reasons:
+            return self.reasons[op]
         asked = _ASKED.get(self.provider)
         short = self.provider.removesuffix("ExecutionProvider")
         if asked is None:
@@ -123,8 +131,9 @@ def _placement(target: str, provider: str, groups: Any) -> Placement:
     nodes: list[Node] = []
     partitions, after = 0, ""
     for group in groups if isinstance(groups, list) else [None]:
-        members = [_node(entry) for entry in group] if isinstance(group, list) else []
-        if not members or None in members:
+        entries = group if isinstance(group, list) else []
+        members = [node for entry in entries if (node := _node(entry))]
+        if not members or len(members) < len(entries):
             raise TargetError(f"{target}: its process told nonsense about where nodes run; nothing of it is used.")
         # A provider that compiles takes many nodes as one; one with kernels takes them one by one, side by side.
         if members[0].provider == provider and (len(members) > 1 or after != provider):

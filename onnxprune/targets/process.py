@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,16 @@ def ask(target: str, process: Process, job: Mapping[str, Any], paths: Sequence[P
         data = [[str(file.relative_to(path.parent)) for file in _data_files(path)] for path in paths]
         for at, own in enumerate(feeds):
             save_feeds(folder / f"feeds-{at}.npz", own)
-        (folder / "job.json").write_text(json.dumps({"schema": SCHEMA, **job, "models": models, "data": data}), encoding="utf-8")
+        (folder / "job.json").write_text(
+            json.dumps({"schema": SCHEMA, **job, "models": models, "data": data}), encoding="utf-8"
+        )
         _finish(target, process, folder, process.limit_s + float(job.get("budget_s", 0)))
         values = _read(target, folder)
         if "failed" in values:
             raise _failure(target, values["failed"], paths)
         outputs = tuple(
-            _outputs(target, folder / f"outputs-{at}.npz", names) for at, names in enumerate(_names(target, values, paths))
+            _outputs(target, folder / f"outputs-{at}.npz", names)
+            for at, names in enumerate(_names(target, values, paths))
         )
         return Answer(values=values, outputs=outputs, counts=_counts(target, folder) if process.counted else ())
 
@@ -99,8 +103,10 @@ def _data_files(path: Path) -> tuple[Path, ...]:
 
 def save_feeds(path: Path, feeds: Feeds) -> None:
     """Feeds as an archive: names as one JSON text, arrays by number, so that any name will do."""
-    arrays = {str(at): np.asarray(value, str) if value.dtype.hasobject else value for at, value in enumerate(feeds.values())}
-    np.savez(path, names=np.array(json.dumps(list(feeds))), **arrays)
+    arrays = {
+        str(at): np.asarray(value, str) if value.dtype.hasobject else value for at, value in enumerate(feeds.values())
+    }
+    np.savez(path, **arrays | {"names": np.array(json.dumps(list(feeds)))})  # type: ignore[arg-type]
 
 
 def _finish(target: str, process: Process, folder: Path, limit_s: float) -> None:
@@ -194,7 +200,7 @@ def _failure(target: str, failed: Any, paths: Sequence[Path]) -> TargetError:
 
 def _names(target: str, values: Mapping[str, Any], paths: Sequence[Path]) -> list[list[str]]:
     names = values.get("outputs", [])
-    if not isinstance(names, list) or len(names) not in {0, len(paths)}:
+    if not isinstance(names, list) or ("outputs" in values and len(names) != len(paths)):
         raise _nonsense(target, "outputs of another number of models")
     for own in names:
         if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
@@ -218,6 +224,6 @@ def _counts(target: str, folder: Path) -> tuple[int, ...]:
         counts = tuple(int(line) for line in lines)
     except (OSError, ValueError) as error:
         raise _nonsense(target, "counts of instructions that are no numbers") from error
-    if any(later < earlier for earlier, later in zip(counts, counts[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(counts)):
         raise _nonsense(target, "counts of instructions that fall")
     return counts

@@ -8,6 +8,7 @@ from onnxprune.errors import OptionError
 from onnxprune.targets import environments
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.hosted import HostedTarget
+from onnxprune.targets.placement import CPU
 from onnxprune.targets.runtime_target import ON_CPU
 
 _SUFFIX = "ExecutionProvider"
@@ -37,9 +38,10 @@ def provider_target(name: str) -> HostedTarget:
     return HostedTarget(
         title=f"provider:{full.removesuffix(_SUFFIX)}",
         about=f"{full} of the installed onnxruntime",
+        reported=full,
         process=environments.own,
         missing=missing,
-        providers=ON_CPU if full == ON_CPU[0][0] else ((full, {}), *ON_CPU),
+        providers=ON_CPU if full == CPU else ((full, {}), *ON_CPU),
     )
 
 

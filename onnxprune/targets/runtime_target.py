@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, TargetError
 from onnxprune.interface import interface_of
 from onnxprune.model import load
 from onnxprune.runtime import Feeds
@@ -27,15 +27,17 @@ _MIN_ROUNDS, _MAX_ROUNDS = 11, 500
 
 
 class RuntimeTarget(ABC):
-    """A runtime with a provider, in this process or another one.
+    """A runtime with a provider, in this process or another one."""
 
-    Attributes:
-        latency: what its figures are: wall milliseconds, or instructions.
-        providers: in the order in which the runtime asks them, with their options; the first is what reports are about.
-    """
+    @property
+    @abstractmethod
+    def latency(self) -> Literal["wall", "instructions"]:
+        """What its figures are."""
 
-    latency: Literal["wall", "instructions"]
-    providers: Providers
+    @property
+    @abstractmethod
+    def provider(self) -> str:
+        """The provider that reports are about, as the runtime calls it."""
 
     @property
     @abstractmethod
@@ -84,7 +86,10 @@ class RuntimeTarget(ABC):
         Raises:
             OnnxPruneError: as `time`.
         """
-        return self._answer("run", paths, _fitted(paths, feeds), {}).outputs
+        outputs = self._answer("run", paths, _fitted(paths, feeds), {}).outputs
+        if len(outputs) != len(paths):
+            raise TargetError(f"{self.name}: its process gave no outputs. Set the target up anew.")
+        return outputs
 
     def place(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Placement, ...]:
         """Which nodes of each model run on which provider, told by untimed sessions.
@@ -93,7 +98,7 @@ class RuntimeTarget(ABC):
             OnnxPruneError: as `time`.
         """
         answer = self._answer("place", paths, _fitted(paths, feeds), {})
-        return read_placement(self.name, self.providers[0][0], answer.values.get("nodes"), len(paths))
+        return read_placement(self.name, self.provider, answer.values.get("nodes"), len(paths))
 
 
 def _fitted(paths: Sequence[Path], feeds: Feeds) -> list[Feeds]:

@@ -17,25 +17,36 @@ from onnxprune.targets.cpu import CpuTarget
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.forecast import COREML, NNAPI, ForecastTarget
 from onnxprune.targets.hosted import HostedTarget
-from onnxprune.targets.placement import Placement
+from onnxprune.targets.placement import CPU, XNNPACK, Placement
 from onnxprune.targets.provider import provider_target
 from onnxprune.targets.runtime_target import Providers
 from onnxprune.targets.timing import Timed
 
 MAX_THREADS = 1024
-_XNNPACK: Providers = (("XnnpackExecutionProvider", {"intra_op_num_threads": "1"}), ("CPUExecutionProvider", {}))
+_XNNPACK: Providers = ((XNNPACK, {"intra_op_num_threads": "1"}), (CPU, {}))
 # XNNPACK has threads of its own, which onnxruntime's would fight for the processor.
 _NO_SPINNING = {"config": {"session.intra_op.allow_spinning": "0"}}
 _DEBIAN = Limits(runtime="onnxruntime 1.21", ir=10, opset=22)
-_WEB_XNNPACK = Limits(runtime="onnxruntime-web 1.16.3", ir=9, opset=19)
+_WEB_XNNPACK = Limits(runtime="onnxruntime-web 1.16.3", ir=9, opset=19, external=False)
 
 
-class Target(Protocol):
-    """A runtime with an execution provider and threads, which can run a model and say what it costs."""
+class Timer(Protocol):
+    """What can be asked for figures of models."""
 
     @property
     def name(self) -> str:
         """As the user writes it, e.g. `cpu:1`."""
+
+    @property
+    def threads(self) -> int:
+        """Threads of one operator."""
+
+    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:
+        """Each model's figures on one call's feeds; the first is the one others are compared with."""
+
+
+class Target(Timer, Protocol):
+    """A runtime with an execution provider and threads, which can run a model and say what it costs."""
 
     @property
     def about(self) -> str:
@@ -45,15 +56,8 @@ class Target(Protocol):
     def latency(self) -> Literal["wall", "instructions", "none"]:
         """What its figures are: milliseconds of this machine's clock, counted instructions, or none at all."""
 
-    @property
-    def threads(self) -> int:
-        """Threads of one operator."""
-
     def probe(self) -> Missing | None:
         """Why it cannot be used here and what sets it up; None where it can."""
-
-    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:
-        """Each model's figures on one call's feeds; the first is the one others are compared with."""
 
     def run(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Mapping[str, np.ndarray[Any, Any]], ...]:
         """Each model's outputs on one call's feeds, by name."""
@@ -70,6 +74,7 @@ _HOSTED: Mapping[str, Target] = {
             about="the XNNPACK provider of Debian's onnxruntime 1.21, on this machine's processor",
             process=environments.xnnpack,
             missing=partial(environments.missing, "xnnpack"),
+            reported=XNNPACK,
             providers=_XNNPACK,
             limits=_DEBIAN,
             options=_NO_SPINNING,
@@ -79,16 +84,16 @@ _HOSTED: Mapping[str, Target] = {
             about="onnxruntime 1.31 on an emulated ARM processor: outputs and executed instructions, no milliseconds",
             process=partial(environments.arm64, debian=False),
             missing=partial(environments.missing, "arm64"),
-            latency="instructions",
+            figures="instructions",
             options=_NO_SPINNING,
-            limits=None,
         ),
         HostedTarget(
             title="arm64-xnnpack",
             about="the XNNPACK provider of onnxruntime 1.21 on an emulated ARM processor, counted likewise",
             process=partial(environments.arm64, debian=True),
             missing=partial(environments.missing, "arm64"),
-            latency="instructions",
+            figures="instructions",
+            reported=XNNPACK,
             providers=_XNNPACK,
             limits=_DEBIAN,
             options=_NO_SPINNING,
@@ -106,6 +111,7 @@ _HOSTED: Mapping[str, Target] = {
             about="the XNNPACK provider of onnxruntime-web 1.16.3, WebAssembly, one thread, in Node",
             process=partial(environments.web, "xnnpack-web"),
             missing=partial(environments.missing_web, "xnnpack-web"),
+            reported=XNNPACK,
             providers=(("xnnpack", {}),),
             limits=_WEB_XNNPACK,
         ),
@@ -124,6 +130,19 @@ _PROVIDER = "provider:NAME"
 def known_targets() -> tuple[Target, ...]:
     """Every target by itself; other providers of the installed onnxruntime are named `provider:NAME`."""
     return tuple(make() for make in _KNOWN.values())
+
+
+def describe(target: Target) -> dict[str, str | bool]:
+    """A target as `onnxprune targets --json` prints it; `reason` and `command` are empty where it is ready."""
+    missing = target.probe()
+    return {
+        "target": target.name,
+        "about": target.about,
+        "latency": target.latency,
+        "ready": missing is None,
+        "reason": "" if missing is None else missing.reason,
+        "command": "" if missing is None else missing.command,
+    }
 
 
 def parse_target(text: str) -> Target:

@@ -15,7 +15,8 @@ const [environment, folder] = process.argv.slice(2);
 
 class Failed extends Error {
   constructor(model, stage, error) {
-    super(error && error.message ? error.message : String(error));
+    // The runtime's own exceptions arrive as addresses where it was built without their texts.
+    super(typeof error === "number" ? "an exception without a text" : String((error && error.message) || error));
     Object.assign(this, { model, stage });
   }
 }
@@ -236,13 +237,14 @@ async function outputs(ort, job, feeds) {
 async function place(ort, job, feeds) {
   const nodes = [];
   for (let at = 0; at < job.models.length; at++) {
-    printed.length = 0;
+    const seenLines = new Set(printedSoFar());
     const session = await open(ort, job, at, { enableProfiling: true });
     await run(session, feeds[at], at);
     session.endProfiling();
     const groups = [];
     const seen = new Set();
-    for (const line of printed.join("\n").split("\n")) {
+    for (const line of printedSoFar()) {
+      if (seenLines.has(line)) continue;
       const event = parsed(line);
       if (!event || event.cat !== "Node" || !event.name.endsWith("_kernel_time") || seen.has(event.name)) continue;
       seen.add(event.name);
@@ -253,6 +255,11 @@ async function place(ort, job, feeds) {
     nodes.push(groups);
   }
   return { nodes };
+}
+
+// Older builds print through the console, newer ones straight to standard output, which the parent keeps here.
+function printedSoFar() {
+  return [...printed, ...fs.readFileSync(path.join(folder, "output"), "utf8").split("\n")];
 }
 
 function parsed(line) {

@@ -207,11 +207,13 @@ def mark_runs(sessions: Sessions, feeds: Sequence[Mapping[str, Any]], rounds: in
 
 def place_nodes(path: str, feeds: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> list[list[list[str]]]:
     """Nodes as [provider, operator, domain, name], in groups that a provider takes as one."""
-    asked = job | {"config": {**job.get("config", {}), "session.record_ep_graph_assignment_info": "1"}}
+    asked = {**job, "config": {**job.get("config", {}), "session.record_ep_graph_assignment_info": "1"}}
     if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
         groups = open_model(path, asked).get_provider_graph_assignment_info()
-        return [[[group.ep_name, node.op_type, node.domain, node.name] for node in group.get_nodes()] for group in groups]
-    session = open_model(path, job | {"profile": str(folder / "profile")})
+        return [
+            [[group.ep_name, node.op_type, node.domain, node.name] for node in group.get_nodes()] for group in groups
+        ]
+    session = open_model(path, {**job, "profile": str(folder / "profile")})
     session.run(None, feeds)
     profile = Path(session.end_profiling())
     try:

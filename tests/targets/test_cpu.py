@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import ModelError
-from onnxprune.targets import cpu
-from onnxprune.targets.cpu import CpuTarget, time_models
+from onnxprune.targets import worker
+from onnxprune.targets.cpu import CpuTarget
+from onnxprune.targets.worker import Rounds
 
 WIDTH = 128
 FEEDS = {"x0": np.ones((16, WIDTH), np.float32)}
@@ -40,10 +41,17 @@ def products(path: Path, count: int) -> Path:
     return path
 
 
+def rounds_of(path: Path, **settings: float) -> Rounds:
+    """Milliseconds of one model's rounds, with some of the job's settings."""
+    job = {"providers": [("CPUExecutionProvider", {})], "budget_s": 4.0, "min_runs": 11, "max_runs": 500} | settings
+    sessions, _ = worker.load_models([str(path)], job)
+    return worker.time_sessions(sessions, [FEEDS], job)
+
+
 @pytest.mark.serial
 def test_a_model_is_as_fast_as_itself(tmp_path: Path) -> None:
     path = products(tmp_path / "a.onnx", 20)
-    first, second = time_models([path, path], FEEDS, budget_s=1.0)
+    first, second = CpuTarget().time([path, path], FEEDS, budget_s=1.0)
     assert first.speedup.ratio == first.speedup.low == first.speedup.high == 1
     # Two sessions of one file differ by where their memory lies; an interval of one process does not know that.
     assert second.speedup.low < 1.1
@@ -62,19 +70,19 @@ def test_a_tenth_of_the_work_is_faster(tmp_path: Path) -> None:
 
 def test_rounds_are_bounded_from_both_sides(tmp_path: Path) -> None:
     path = products(tmp_path / "a.onnx", 1)
-    assert time_models([path], FEEDS, budget_s=0, min_runs=5)[0].speedup.runs == 5
-    assert time_models([path], FEEDS, budget_s=60, max_runs=7)[0].speedup.runs == 7
+    assert len(rounds_of(path, budget_s=0, min_runs=5)) == 5
+    assert len(rounds_of(path, budget_s=60, max_runs=7)) == 7
 
 
 def test_two_threads_are_timed_too(tmp_path: Path) -> None:
-    assert time_models([products(tmp_path / "a.onnx", 2)], FEEDS, threads=2, max_runs=20)[0].speedup.runs == 20
+    assert CpuTarget(2).time([products(tmp_path / "a.onnx", 2)], FEEDS, budget_s=0)[0].speedup.runs == 11
 
 
 def test_the_process_is_left_as_it_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pins: list[set[int]] = []
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
     monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: pins.append(processors))
-    time_models([products(tmp_path / "a.onnx", 1)], FEEDS, max_runs=11)
+    rounds_of(products(tmp_path / "a.onnx", 1), max_runs=11)
     assert len(pins[0]) == 1
     assert pins[1:] == [{0, 1, 2}]
     assert gc.isenabled()
@@ -82,20 +90,20 @@ def test_the_process_is_left_as_it_was_found(tmp_path: Path, monkeypatch: pytest
 
 def test_the_clock_runs_on_one_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pinned: list[int] = []
-    clocked = cpu._clocked
+    clocked = worker.clocked
 
     def watched(run: Callable[[], object]) -> float:
         pinned.append(len(os.sched_getaffinity(0)))
         return clocked(run)
 
-    monkeypatch.setattr(cpu, "_clocked", watched)
-    time_models([products(tmp_path / "a.onnx", 1)], FEEDS, max_runs=11, warmup=2)
+    monkeypatch.setattr(worker, "clocked", watched)
+    rounds_of(products(tmp_path / "a.onnx", 1), max_runs=11, warmup=2)
     assert pinned[2:] == [1] * 11
 
 
 @pytest.mark.parametrize("models", [2, 3, 4])
 def test_every_model_takes_every_turn_and_follows_no_other_always(models: int) -> None:
-    orders = [cpu._order(models, turn) for turn in range(2 * models)]
+    orders = [worker.order(models, turn) for turn in range(2 * models)]
     assert all(sorted(order) == list(range(models)) for order in orders)
     for turn in zip(*orders, strict=True):
         assert sorted(turn) == sorted([*range(models)] * 2)
@@ -107,10 +115,10 @@ def test_a_file_that_does_not_load_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no model")
     with pytest.raises(ModelError, match=r"^broken\.onnx: onnxruntime refuses the model: "):
-        time_models([broken], FEEDS)
+        CpuTarget().time([broken], FEEDS)
 
 
 def test_feeds_that_do_not_fit_are_named(tmp_path: Path) -> None:
     path = products(tmp_path / "a.onnx", 1)
     with pytest.raises(ModelError, match=r"^a\.onnx: onnxruntime failed while running it: "):
-        time_models([path], {"x0": np.ones((1, 3), np.float32)})
+        CpuTarget().time([path], {"x0": np.ones((1, 3), np.float32)})
