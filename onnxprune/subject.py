@@ -22,7 +22,7 @@ from onnxprune.judge import Evidence, gather_evidence
 from onnxprune.latency import Clock
 from onnxprune.loss import Loss, choose_loss, few
 from onnxprune.masks import mask_input
-from onnxprune.model import Model, digest, load
+from onnxprune.model import Model, digest, load, release
 from onnxprune.packing import unpacked
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race
@@ -115,6 +115,7 @@ def _refuse_nan(model: Model, path: Path) -> None:
         values = numbers(tensor)
         if values.dtype.kind == "f" and values.size and np.isnan(np.min(values)):
             raise ModelError(f"{path}: weight {tensor.name!r} contains NaN. Export the model from a sound checkpoint.")
+        release(values)
 
 
 Collect = Callable[[Model, Needs, Subject], Statistics]

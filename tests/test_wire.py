@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
-from onnxprune.model import wire
+from onnxprune.graph import constants
+from onnxprune.model import load, release, wire
 from tests import graphs
 
 
@@ -91,3 +93,24 @@ def test_malformed_bytes_say_where(data: bytes, message: str) -> None:
     with pytest.raises(wire.WireError) as caught:
         list(wire.fields(memoryview(data), 0, len(data)))
     assert str(caught.value) == message
+
+
+def test_released_pages_are_read_again_from_the_file(tmp_path: Path) -> None:
+    values = np.arange(1 << 20, dtype=np.float32)
+    tensor = onnx.numpy_helper.from_array(values, "w")
+    node = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    ports = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1 << 20]) for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", ports[:1], ports[1:], [tensor])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    (weight,) = constants(load(tmp_path / "m.onnx").graph)
+    mapped = weight.values
+    assert np.array_equal(mapped, values)
+    before = resident_file_pages()
+    release(mapped)
+    # 4 MiB of pages went.
+    assert resident_file_pages() <= before - 900
+    assert np.array_equal(mapped, values)
+
+
+def resident_file_pages() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[2])

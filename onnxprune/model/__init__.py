@@ -5,6 +5,7 @@ into memory, until something touches them. Copying a model therefore copies no w
 """
 
 from onnxprune.model.core import FileFields, Model, PackedValues, StoredSparse, subgraphs
+from onnxprune.model.mapped import release
 from onnxprune.model.raw import RawModel, read_raw
 from onnxprune.model.reading import data_files, digest, load
 from onnxprune.model.writing import raise_opset, save, to_bytes, to_skeleton
@@ -20,6 +21,7 @@ __all__ = [
     "load",
     "raise_opset",
     "read_raw",
+    "release",
     "save",
     "subgraphs",
     "to_bytes",

@@ -27,6 +27,7 @@ from onnxprune.model.core import (
     stored_tensors,
     subgraphs,
 )
+from onnxprune.model.mapped import release
 from onnxprune.model.reading import parse
 
 # Since this version of the format an initializer that is also an input can be overridden, and none need be one.
@@ -63,6 +64,7 @@ def save(model: Model, path: Path | str, *, external: bool | None = None) -> Non
             del tensor.external_data[:]
             tensor.MergeFromString(entries)
             data_file.write(_as_bytes(array))
+            release(array)
         file.write(proto.SerializeToString(deterministic=True))
         file.flush()
 
