@@ -58,10 +58,15 @@ class Int8Writer:
         if dtype != np.float32:
             cast, result = make.cast(result, onnx_type(dtype), f"{name}.cast")
             new.append(cast)
+        self.biased(use, new, result, dtype)
+        make.replace(node, new)
+
+    def biased(self, use: Use, new: list[gs.Node], result: gs.Tensor, dtype: np.dtype[Any]) -> None:
+        """Add to `new` what a Gemm adds to its product."""
+        node = use.node
         if node.op == "Gemm" and len(node.inputs) > 2 and node.inputs[2].name:
             bias = self._scaled_bias(node, new, dtype)
-            new.append(make.node("Add", [result, bias], [make.variable(f"{name}.biased")]))
-        make.replace(node, new)
+            new.append(self.rewriter.node("Add", [result, bias], [self.rewriter.variable(f"{use.name}.biased")]))
 
     def _scaled_bias(self, node: gs.Node, new: list[gs.Node], dtype: np.dtype[Any]) -> gs.Tensor:
         bias, beta = node.inputs[2], float(node.attrs.get("beta", 1.0))
@@ -127,11 +132,14 @@ class Int8Writer:
         cast, floats = make.cast(weight, onnx_type(dtype), f"{weight.name}.float")
         decoded = make.variable(f"{weight.name}.decoded")
         make.after(weight, [cast, make.node("Mul", [floats, scale], [decoded])])
+        self.read_instead(uses, decoded)
+        return decoded
+
+    def read_instead(self, uses: list[Use], decoded: gs.Tensor) -> None:
+        """Let readers get a tensor in place of the stored weight."""
         for use in uses:
             reader = use.views[0] if use.views else use.node
-            slot = 0 if use.views else use.slot
-            reader.inputs[slot] = decoded
-        return decoded
+            reader.inputs[0 if use.views else use.slot] = decoded
 
     def static_convolution(
         self, use: Use, weight: gs.Constant, scale: gs.Constant, bias: Array | None, ranges: dict[str, Any]

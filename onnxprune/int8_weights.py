@@ -7,13 +7,24 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune import int8
+from onnxprune import int4, int8
 from onnxprune.errors import Declined
 from onnxprune.graph import elements
 from onnxprune.plan import Change, Edit
 from onnxprune.weights import Use, Weight
 
 Array = np.ndarray[Any, Any]
+
+# As the report says them.
+_FORMS = {
+    "block-rows": "embedding rows unpacked by onnxruntime's own operator",
+    "dynamic": "integer product",
+    "gather": "embedding rows",
+    "packed-rows": "embedding rows unpacked as they are looked up",
+    "static": "integer convolution",
+    "stored": "weights decoded at load",
+    "weight-only": "product with packed weights",
+}
 
 
 def write_weight(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
@@ -22,61 +33,128 @@ def write_weight(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
     Raises:
         Declined: the readers or the shape are not those of the edit.
     """
-    numbers, scale = edit.tensors["weight"], edit.tensors["scale"]
-    forms = edit.args["forms"]
-    constant = weight.constant
-    dtype = constant.dtype
-    make, name = writer.rewriter, f"{constant.name}.scale"
-    already = make.added_bytes
     _refuse_misfits(weight, edit)
+    forms, constant = edit.args["forms"], weight.constant
     if forms.keys() != {use.name for use in weight.uses}:
         raise Declined(f"{edit.site}: the readers of {constant.name!r} are not those of the plan")
-    integers = make.constant(f"{constant.name}.int8", numbers)
-    stored = [use for use in weight.uses if forms[use.name] == "stored"]
-    if stored:
-        writer.stored(integers, make.shared(name, scale.astype(dtype)), stored, dtype)
-    for use in weight.uses:
-        form = forms[use.name]
-        if form == "gather":
-            writer.gathered(use, integers, make.shared(name, scale), dtype)
-        elif form == "dynamic":
-            product, alpha = _product_operand(writer, use, integers, edit), float(use.node.attrs.get("alpha", 1.0))
-            flat = (scale.astype(np.float64).ravel() * alpha).astype(np.float32)
-            writer.dynamic(use, product, make.shared(name, flat), dtype)
-        elif form == "static":
-            steps = make.shared(name, scale.astype(np.float32).ravel())
-            writer.static_convolution(use, integers, steps, _bias(use.node), edit.args["ranges"][use.name])
+    already = writer.rewriter.added_bytes
+    _Written(writer, weight, edit).readers(forms)
     return Change(
         site=edit.site,
-        what=f"{form_words(forms)}: {'x'.join(map(str, numbers.shape))} {_number_words(edit)}",
+        what=f"{form_words(forms)}: {'x'.join(map(str, edit.tensors['weight'].shape))} {_number_words(edit)}",
         params_before=elements(constant),
         params_after=elements(constant),
-        bytes_after=make.added_bytes - already,
+        bytes_after=writer.rewriter.added_bytes - already,
     )
 
 
+class _Written:
+    """One weight on its way into the graph; what several readers share is written once."""
+
+    def __init__(self, writer: int8.Int8Writer, weight: Weight, edit: Edit) -> None:
+        self.writer, self.weight, self.edit = writer, weight, edit
+        self.numbers, self.scale = edit.tensors["weight"], edit.tensors["scale"]
+        self.name, self.dtype = str(weight.constant.name), weight.constant.dtype
+        self._made: dict[str, gs.Constant] = {}
+
+    def readers(self, forms: dict[str, str]) -> None:
+        """Write every reader in its form."""
+        stored = [use for use in self.weight.uses if forms[use.name] == "stored"]
+        if stored and "block" in self.edit.args:
+            steps = self._steps(self.scale[:, None].astype(self.dtype))
+            int4.stored_in_blocks(self.writer, self._integers(), steps, stored, self.dtype)
+        elif stored:
+            self.writer.stored(self._integers(), self._steps(self.scale.astype(self.dtype)), stored, self.dtype)
+        for use in self.weight.uses:
+            if forms[use.name] != "stored":
+                getattr(self, f"_{forms[use.name].replace('-', '_')}")(use)
+
+    def _gather(self, use: Use) -> None:
+        self.writer.gathered(use, self._integers(), self._steps(self.scale), self.dtype)
+
+    def _packed_rows(self, use: Use) -> None:
+        int4.packed_rows(self.writer, use, self._packed(), self._steps(self.scale), self.dtype)
+
+    def _block_rows(self, use: Use) -> None:
+        int4.block_rows(self.writer, use, self._packed(), self._steps(self.scale), self.dtype)
+
+    def _dynamic(self, use: Use) -> None:
+        flat = (self.scale.astype(np.float64).ravel() * _alpha(use)).astype(np.float32)
+        self.writer.dynamic(use, self._product_operand(use), self._steps(flat), self.dtype)
+
+    def _weight_only(self, use: Use) -> None:
+        steps = self._steps((self.scale.astype(np.float64).T * _alpha(use)).astype(np.float32))
+        bits = 8 if int(self.edit.args.get("bits", 8)) == 8 else 4
+        kind, values = "int4" if bits == 4 else "uint8", int4.columns(self.numbers, len(self.scale), bits)
+        int4.weight_only(self.writer, use, self._once(kind, values), steps, bits, self.dtype)
+
+    def _static(self, use: Use) -> None:
+        steps = self._steps(self.scale.astype(np.float32).ravel())
+        ranges = self.edit.args["ranges"][use.name]
+        self.writer.static_convolution(use, self._integers(), steps, _bias(use.node), ranges)
+
+    def _integers(self) -> gs.Constant:
+        return self._once("int8", self.numbers)
+
+    def _packed(self) -> gs.Constant:
+        return self._once("int4", int4.packed(self.numbers))
+
+    def _once(self, kind: str, values: Array) -> gs.Constant:
+        if kind not in self._made:
+            self._made[kind] = self.writer.rewriter.constant(f"{self.name}.{kind}", values)
+        return self._made[kind]
+
+    def _steps(self, values: Array) -> gs.Constant:
+        return self.writer.rewriter.shared(f"{self.name}.scale", values)
+
+    def _product_operand(self, use: Use) -> gs.Tensor:
+        integers = self._integers()
+        if self.edit.args.get("layout") == "product" or not use.reads_transposed:
+            return integers
+        out = self.writer.rewriter.variable(f"{integers.name}.transposed")
+        self.writer.rewriter.after(integers, [self.writer.rewriter.node("Transpose", [integers], [out], perm=[1, 0])])
+        return out
+
+
+def _alpha(use: Use) -> float:
+    return float(use.node.attrs.get("alpha", 1.0))
+
+
 def _refuse_misfits(weight: Weight, edit: Edit) -> None:
-    """Raise Declined where a plan's tensors are not those of the weight."""
+    """Raise Declined where a plan's tensors are not those of the weight, or not what its forms take."""
     numbers, scale, constant = edit.tensors["weight"], edit.tensors["scale"], weight.constant
+    unknown = {*edit.args["forms"].values()} - _FORMS.keys()
+    if unknown:
+        raise Declined(f"{edit.site}: no form named {min(map(str, unknown))!r}")
     turned = edit.args.get("layout") == "product" and weight.uses[0].reads_transposed
     expected = tuple(constant.shape)[::-1] if turned else tuple(constant.shape)
     if numbers.dtype != np.int8 or numbers.shape != expected:
         raise Declined(
             f"{edit.site}: {constant.name!r} must be int8 {list(expected)}, got {numbers.dtype} {list(numbers.shape)}"
         )
-    if scale.ndim != numbers.ndim or any(a not in (1, b) for a, b in zip(scale.shape, numbers.shape, strict=True)):
+    if not _scale_fits(scale, numbers, edit):
         raise Declined(f"{edit.site}: scales {list(scale.shape)} do not fit {constant.name!r} {list(numbers.shape)}")
+    halves = {"packed-rows", "block-rows"}.intersection(edit.args["forms"].values()) or edit.args.get("bits", 8) != 8
+    if halves and numbers.size and not -8 <= int(numbers.min()) <= int(numbers.max()) <= 7:
+        raise Declined(f"{edit.site}: {constant.name!r} must be integers of 4 bits, from -8 to 7")
+
+
+def _scale_fits(scale: Array, numbers: Array, edit: Edit) -> bool:
+    forms = {*edit.args["forms"].values()}
+    parts = {"packed-rows": 1, "block-rows": 1, "weight-only": 0}
+    if "block" in edit.args or forms & parts.keys():
+        # Of a table [rows, blocks]; of a product [blocks, n], a block of its inputs each.
+        split = 1 if forms & {"packed-rows", "block-rows"} else 0
+        if numbers.ndim != 2 or scale.ndim != 2 or scale.shape[1 - split] != numbers.shape[1 - split]:
+            return False
+        blocks = scale.shape[split]
+        return bool(blocks and numbers.shape[split] % (2 * blocks if split else blocks) == 0)
+    return scale.ndim == numbers.ndim and all(a in (1, b) for a, b in zip(scale.shape, numbers.shape, strict=True))
 
 
 def form_words(forms: dict[str, str]) -> str:
     """The forms of an edit as the report says them."""
-    words = {
-        "dynamic": "integer product",
-        "gather": "embedding rows",
-        "static": "integer convolution",
-        "stored": "weights decoded at load",
-    }
-    return ", ".join(words[form] for form in sorted(set(forms.values())))
+    return ", ".join(_FORMS[form] for form in sorted(set(forms.values())))
 
 
 def _number_words(edit: Edit) -> str:
@@ -86,14 +164,6 @@ def _number_words(edit: Edit) -> str:
     if edit.args.get("sparse"):
         words += f", {100 * float(np.mean(edit.tensors['weight'] == 0)):.1f} % zeros"
     return f"{words}; its inputs are not looked at: {blind}" if blind else words
-
-
-def _product_operand(writer: int8.Int8Writer, use: Use, integers: gs.Constant, edit: Edit) -> gs.Tensor:
-    if edit.args.get("layout") == "product" or not use.reads_transposed:
-        return integers
-    out = writer.rewriter.variable(f"{integers.name}.transposed")
-    writer.rewriter.after(integers, [writer.rewriter.node("Transpose", [integers], [out], perm=[1, 0])])
-    return out
 
 
 def scale_axes(use: Use, form: str, weight: Weight) -> tuple[int, ...]:

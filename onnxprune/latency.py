@@ -6,7 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.errors import Declined
-from onnxprune.model import Model
+from onnxprune.model import Model, load, save
 from onnxprune.observer import shapes_of
+from onnxprune.plan import Edit
 from onnxprune.protocol import Level
+from onnxprune.quantizing.applying import apply_edits
 from onnxprune.runtime import Feeds
 from onnxprune.sites import Site
 from onnxprune.store import Tables
@@ -31,17 +33,23 @@ Array = np.ndarray[Any, Any]
 BUDGET_S = 0.2
 _OPSET, _IR = 13, 8
 _FLOAT = TensorProto.FLOAT
+# Forms that are written as `sparse-int8` writes them.
+_WRITTEN = {"weight-only", "packed-rows", "block-rows"}
+# Of a table that is timed; more look alike.
+_MOST_ROWS = 1 << 15
+# Inputs that share a scale.
+_BLOCK = 32
 
 
 @dataclass(frozen=True)
 class Product:
-    """A linear as the clock sees it: two of the same cost the same.
+    """A linear or a table as the clock sees it: two of the same cost the same.
 
     Attributes:
-        operator: `MatMul` or `Conv`.
-        shape: of its input in the timed run.
-        width: k, what it sums over.
-        columns: n, what it gives out.
+        operator: `MatMul`, `Conv` or `Gather`.
+        shape: of its input in the timed run; of a table, of the rows' numbers.
+        width: k, what it sums over; of a table, of a row.
+        columns: n, what it gives out; of a table its rows.
         dtype: of weights and activations.
         strides: of a convolution.
     """
@@ -80,11 +88,11 @@ class Clock:
             if not weights:
                 # Once, and only where a pass asks.
                 weights.update({one.constant.name: one for one in find_weights(model.graph, model.overridable)})
-                names = {use.node.inputs[0].name for one in weights.values() for use in one.uses if _plain(use)}
+                names = {_input_of(use) for one in weights.values() for use in one.uses if _plain(use)}
                 shapes.update(shapes_of(model, sorted(names), feeds))
             uses = _products(site, weights)
             weight = weights[site.weight]
-            return sum(self.time(_product(use, weight, shapes[use.node.inputs[0].name]), level) for use in uses)
+            return sum(self.time(_product(use, weight, shapes[_input_of(use)]), level) for use in uses)
 
         return latency
 
@@ -99,11 +107,13 @@ class Clock:
             self._recall(product, known)
         if (product, level) not in self.timed_ms:
             levels = (plain,) if level == plain else (plain, level)
-            numbers = np.random.default_rng(0).standard_normal(product.shape).astype(product.dtype)
+            numbers = _input(product)
             with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
                 paths = [Path(folder) / f"{each.form}.onnx" for each in levels]
                 for path, each in zip(paths, levels, strict=True):
                     onnx.save(small_model(product, each), path)
+                    if each.form in _WRITTEN:
+                        save(written_as(load(path), each.form), path)
                 timed = self.target.time(paths, {"x": numbers}, budget_s=self.budget_s)
             self.timed_ms.setdefault((product, plain), timed[0].cost)
             if level != plain:
@@ -129,7 +139,36 @@ def _key(product: Product, level: Level) -> str:
 
 
 def _plain(use: Use) -> bool:
-    return use.node.op in {"MatMul", "Gemm", "FusedGemm", "Conv"} and use.slot == 1
+    return (use.node.op in {"MatMul", "Gemm", "FusedGemm", "Conv"} and use.slot == 1) or _looked_up(use)
+
+
+def _looked_up(use: Use) -> bool:
+    return use.node.op == "Gather" and not use.views and len(use.node.inputs[0].shape or ()) == 2
+
+
+def _input_of(use: Use) -> str:
+    return str(use.node.inputs[1 if _looked_up(use) else 0].name)
+
+
+def _input(product: Product) -> Array:
+    numbers = np.random.default_rng(0)
+    if product.operator == "Gather":
+        return numbers.integers(0, product.columns, product.shape)
+    return numbers.standard_normal(product.shape).astype(product.dtype)
+
+
+def written_as(model: Model, form: str) -> Model:
+    """A small model with its weight in a form that `sparse-int8` writes; the integers are random."""
+    (weight,) = find_weights(model.graph)
+    values = np.random.default_rng(1).integers(-7, 8, weight.constant.shape).astype(np.int8)
+    rows, columns = values.shape
+    # A scale a row, or one for every 32 inputs where they are cut into such.
+    blocks = rows // _BLOCK if rows % _BLOCK == 0 else 1
+    scale = np.full((blocks, columns) if form == "weight-only" else (rows, 1), 0.05, np.float32)
+    args = {"weight": weight.constant.name, "forms": {weight.uses[0].name: form}, "bits": 4}
+    args |= {"layout": "product", "block": rows // blocks} if form == "weight-only" else {}
+    edit = Edit(id="", pass_name="", site="", kind="quantize-weight", args=args)
+    return apply_edits(model, [replace(edit, tensors={"weight": values, "scale": scale})])[0]
 
 
 def _products(site: Site, weights: Mapping[str, Weight]) -> tuple[Use, ...]:
@@ -148,6 +187,8 @@ def _product(use: Use, weight: Weight, shape: tuple[int, ...]) -> Product:
             raise Declined(f"{node.outputs[0].name}: only 1x1 convolutions are timed alone")
         strides = tuple(int(step) for step in node.attrs.get("strides", ()))
         return Product("Conv", shape, int(stored[1]), int(stored[0]), dtype, strides)
+    if _looked_up(use):
+        return Product("Gather", shape, int(stored[1]), min(int(stored[0]), _MOST_ROWS), dtype)
     width, columns = stored[::-1] if use.reads_transposed else stored
     return Product("MatMul", shape, int(width), int(columns), dtype)
 
@@ -160,12 +201,17 @@ def small_model(product: Product, level: Level) -> onnx.ModelProto:
     name = "x"
     for at, (width, out) in enumerate(pairwise(widths)):
         strides = product.strides if at == 0 else ()
+        if product.operator == "Gather":
+            name = make.looked_up(name)
+            continue
         name = (
             make.integers(name, width, out, strides) if "int8" in level.form else make.floats(name, width, out, strides)
         )
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(product.dtype))
-    inputs = [helper.make_tensor_value_info("x", kind, product.shape)]
-    outputs = [helper.make_tensor_value_info(name, kind, [None] * len(product.shape))]
+    fed = TensorProto.INT64 if product.operator == "Gather" else kind
+    inputs = [helper.make_tensor_value_info("x", fed, product.shape)]
+    rank = len(product.shape) + (product.operator == "Gather")
+    outputs = [helper.make_tensor_value_info(name, kind, [None] * rank)]
     graph = helper.make_graph(make.nodes, level.form, inputs, outputs, make.constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
 
@@ -185,6 +231,11 @@ class _Small:
         if self.product.operator == "Conv":
             return self._node("Conv", [name, weight], **({"strides": strides} if strides else {}))
         return self._node("MatMul", [name, weight])
+
+    def looked_up(self, name: str) -> str:
+        """Rows of a table of the model's own type."""
+        table = self._numbers.standard_normal((self.product.columns, self.product.width)).astype(self.product.dtype)
+        return self._node("Gather", [self._constant(table), name])
 
     def integers(self, name: str, width: int, out: int, strides: Sequence[int]) -> str:
         """One product of integers, from floats to floats."""

@@ -29,12 +29,14 @@ class Level:
 
     Attributes:
         form: `float`; `pair`, two products of rank `rank`; `int8`, with activations quantized at run time (of a
-            convolution, between integers); `int8-pair`, a pair of such.
+            convolution, between integers); `int8-pair`, a pair of such; `weight-only`, weights of 4 bits unpacked as
+            they are multiplied; `packed-rows` and `block-rows`, a table of 4 bits unpacked by standard operators or by
+            the runtime's own.
         rank: of a pair, 1 at least; None for the others.
         columns: output features, where they are not the linear's own: several linears side by side.
     """
 
-    form: Literal["float", "pair", "int8", "int8-pair"] = "float"
+    form: Literal["float", "pair", "int8", "int8-pair", "weight-only", "packed-rows", "block-rows"] = "float"
     rank: int | None = None
     columns: int | None = None
 

@@ -12,7 +12,7 @@ from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.quantizing.applying import apply_edits
-from onnxprune.quantizing.forms import OPSETS, form_of
+from onnxprune.quantizing.forms import OPSETS, SMALLEST_BLOCK, block_of, forms_of, inputs_of
 from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse, tables_among
 from onnxprune.quantizing.milder import decoded_at_load
 from onnxprune.quantizing.ranges import range_needs, ranges_of
@@ -22,8 +22,10 @@ from onnxprune.quantizing.stages import Task, solve_tasks
 from onnxprune.sites import GRAPH, Site
 from onnxprune.weights import Weight, find_weights
 
+# Inputs that share a scale in weight-only products.
+_BLOCK = 32
 _CHOICES: dict[str, tuple[object, ...]] = {
-    "linears": ("dynamic", "stored", "float"),
+    "linears": ("auto", "dynamic", "weight-only", "stored", "float"),
     "convs": ("auto", "static", "stored", "float"),
     "bits": (8, 4, 3),
     "score": ("magnitude", "obs", "wanda"),
@@ -37,11 +39,16 @@ class SparseInt8:
     """Int8 weights with one scale a channel, zeros exact; products of integers where activations allow.
 
     Attributes:
-        linears: `dynamic` quantizes activations at run time and multiplies integers; `stored` keeps the product in
-            float and only the file small; `float` leaves linears alone.
+        linears: `dynamic` quantizes activations at run time and multiplies integers; `weight-only` multiplies packed
+            weights by onnxruntime's own operator, in blocks; `auto` is dynamic for 8 bits, and for fewer what the clock
+            finds faster; `stored` keeps the product in float and only the file small; `float` leaves linears alone.
         convs: `static` multiplies integers between calibrated ranges (needs sample inputs), `stored` keeps the
             product in float; `auto` is static where there are sample inputs; `float` leaves convolutions alone.
-        embeddings: whether embedding tables become int8 with one scale a row.
+        embeddings: bits of embedding tables: 8, with one scale a row, or 4, packed two to a byte and unpacked row by
+            row as they are looked up; `yes` is 8, `no` leaves them alone. A table that is multiplied with, too, keeps
+            as many bits as the products' weights at least.
+        block: inputs that share a scale, of weight-only products (32 where nothing is said) and of tables of 4 bits;
+            it is halved until it divides them. All of an output's inputs, or of a row, share one otherwise.
         sparsity: share of each weight's numbers that become zero, in [0, 1), or N:M, at most N of every M consecutive
             inputs left. Tables that rows are looked up in stay dense.
         bits: of the integers; of 4 and 3 the file is smaller once `pack-weights` has been over it.
@@ -58,14 +65,15 @@ class SparseInt8:
 
     name: ClassVar[str] = "sparse-int8"
     lossless: ClassVar[bool] = False
-    linears: Literal["dynamic", "stored", "float"] = "dynamic"
+    linears: Literal["auto", "dynamic", "weight-only", "stored", "float"] = "auto"
     convs: Literal["auto", "static", "stored", "float"] = "auto"
-    embeddings: bool = True
+    embeddings: Literal[8, 4] | bool = True
     sparsity: float | str = 0.0
     bits: Literal[8, 4, 3] = 8
     score: Score = "obs"
     solver: Literal["auto"] | Solver = "auto"
     sequential: bool = True
+    block: int | None = None
     quantized: Literal["leave", "extend"] = "leave"
     sites: tuple[str, ...] = ()
 
@@ -75,6 +83,10 @@ class SparseInt8:
             if getattr(self, name) not in known:
                 words = ", ".join(map(str, known))
                 raise OptionError(f"{self.name}: {name} must be one of {words}, got {getattr(self, name)!r}.")
+        if self.embeddings not in {8, 4, True, False}:
+            raise OptionError(f"{self.name}: embeddings must be one of 8, 4, yes, no, got {self.embeddings!r}.")
+        if self.block is not None and not (self.block >= SMALLEST_BLOCK and self.block.bit_count() == 1):
+            raise OptionError(f"{self.name}: block must be a power of two from {SMALLEST_BLOCK} on, got {self.block}.")
         if parse_sparsity(self.sparsity) is None:
             raise OptionError(
                 f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity}."
@@ -108,8 +120,8 @@ class SparseInt8:
             try:
                 weight = weights[site.weight]
                 refuse(weight)
-                forms = {use.name: form_of(use, weight, self, context, model.overridable) for use in weight.uses}
-                tasks[site.id] = Task(weight, dict(forms), self._own(recipe, weight, tables))
+                forms = forms_of(site, weight, self, context, model.overridable)
+                tasks[site.id] = Task(weight, dict(forms), self._own(recipe, weight, dict(forms), tables))
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
         solved = solve_tasks(list(tasks.values()), model, context, sequential=self.sequential)
@@ -152,13 +164,22 @@ class SparseInt8:
         first = Edit(id=f"{self.name}.opset", pass_name=self.name, site=GRAPH, kind="raise-opset", args={"to": needed})
         return [first, *(replace(edit, depends_on=(first.id,)) if wanted[edit.id] > opset else edit for edit in edits)]
 
-    def _own(self, recipe: Recipe, weight: Weight, tables: frozenset[str]) -> Recipe:
+    def _own(self, recipe: Recipe, weight: Weight, forms: dict[str, str], tables: frozenset[str]) -> Recipe:
         """The recipe of one weight: tables, and heads that are copies of tables, get no zeros."""
+        taken = {*forms.values()}
+        block = None
+        if taken == {"weight-only"}:
+            block = block_of(self.block or _BLOCK, inputs_of(weight))
+        elif taken <= {"block-rows", "packed-rows"}:
+            block = block_of(self.block, int(weight.constant.shape[1]))
+        bits = 4 if self.embeddings == 4 else 8
         if all(use.role == "embedding" for use in weight.uses):
-            return Recipe()
+            return Recipe(bits=bits, block=block)
+        if any(use.role == "embedding" for use in weight.uses):
+            recipe = replace(recipe, bits=max(bits, self.bits))
         if weight.constant.name in tables:
-            recipe = replace(recipe, sparsity=0.0, solver="round" if self.bits == 8 else recipe.solver)
-        return recipe
+            recipe = replace(recipe, sparsity=0.0, solver="round" if recipe.bits == 8 else recipe.solver)
+        return replace(recipe, block=block)
 
     def _edit(self, site: str, task: Task, solved: Integers, blind: str, context: Context) -> Edit:
         args: dict[str, Any] = {"weight": task.name, "forms": task.forms, **solved.args}

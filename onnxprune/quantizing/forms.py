@@ -7,14 +7,17 @@ from typing import Literal, Protocol
 import numpy as np
 
 from onnxprune.errors import Declined
-from onnxprune.protocol import Context
+from onnxprune.protocol import Context, Level
 from onnxprune.quantizing.ranges import can_be_static, has_ranges
+from onnxprune.sites import Site
 from onnxprune.weights import Use, Weight
 
-Form = Literal["dynamic", "gather", "static", "stored"]
+Form = Literal["block-rows", "dynamic", "gather", "packed-rows", "static", "stored", "weight-only"]
 
 # Below this many inputs or outputs the integer product loses to the float one (TRAPS: measured for K or N < 16).
 _SMALLEST_PRODUCT = 16
+# Of inputs that share a scale, for onnxruntime's own operator.
+SMALLEST_BLOCK = 16
 # The opsets that have per-channel DequantizeLinear, and DynamicQuantizeLinear.
 OPSETS: dict[Form, int] = {"static": 13, "dynamic": 11}
 
@@ -24,23 +27,86 @@ class Options(Protocol):
 
     @property
     def linears(self) -> str:
-        """`dynamic`, `stored` or `float`."""
+        """`auto`, `dynamic`, `weight-only`, `stored` or `float`."""
 
     @property
     def convs(self) -> str:
         """`auto`, `static`, `stored` or `float`."""
 
     @property
-    def embeddings(self) -> bool:
-        """Whether tables become integers."""
+    def embeddings(self) -> int:
+        """Bits of tables: 8, 4, true for 8 and false for none."""
+
+    @property
+    def bits(self) -> int:
+        """Of products' weights."""
 
 
-def form_of(use: Use, weight: Weight, options: Options, context: Context, overridable: frozenset[str]) -> Form:
-    """The form of one reader.
+def forms_of(
+    site: Site, weight: Weight, options: Options, context: Context, overridable: frozenset[str]
+) -> dict[str, Form]:
+    """The form of each reader, by its name.
 
     Raises:
-        Declined: it keeps the weight in float, and so do all that share it.
+        Declined: one keeps the weight in float, and so do all that share it.
     """
+    forms = {use.name: _form_of(use, weight, options, context, overridable) for use in weight.uses}
+    if set(forms.values()) == {"gather"} and packs_rows(weight, options):
+        return dict.fromkeys(forms, _faster_rows(site, context))
+    if set(forms.values()) == {"dynamic"} and _may_be_weight_only(weight, options):
+        form: Form = "weight-only" if options.linears == "weight-only" else _faster_product(site, context)
+        return dict.fromkeys(forms, form)
+    return forms
+
+
+def packs_rows(weight: Weight, options: Options) -> bool:
+    """Whether rows of a table are asked for in 4 bits, and are whole bytes then."""
+    return options.embeddings == 4 and len(weight.constant.shape) == 2 and weight.constant.shape[1] % 2 == 0
+
+
+def block_of(asked: int | None, inputs: int) -> int | None:
+    """The block that inputs are cut into: what was asked, or half as many and so on, until it divides them."""
+    block = asked
+    while block is not None and inputs % block:
+        block = block // 2 if block > SMALLEST_BLOCK else None
+    return block
+
+
+def _may_be_weight_only(weight: Weight, options: Options) -> bool:
+    if options.linears not in {"auto", "weight-only"} or (options.linears == "auto" and options.bits == 8):
+        return False
+    turned = {use.reads_transposed for use in weight.uses}
+    return len(turned) == 1 and inputs_of(weight) % SMALLEST_BLOCK == 0
+
+
+def inputs_of(weight: Weight) -> int:
+    """K of a product's weight."""
+    return int(weight.constant.shape[1 if weight.uses[0].reads_transposed else 0])
+
+
+def _faster_product(site: Site, context: Context) -> Form:
+    """What the clock finds faster; integers where nothing is timed."""
+    try:
+        if context.latency is not None:
+            integers = context.latency(site, Level(form="int8"))
+            return "weight-only" if context.latency(site, Level(form="weight-only")) < integers else "dynamic"
+    except Declined:
+        pass
+    return "dynamic"
+
+
+def _faster_rows(site: Site, context: Context) -> Form:
+    """The runtime's own operator where the clock finds it faster; else what every runtime has."""
+    try:
+        if context.latency is not None:
+            plain = context.latency(site, Level(form="packed-rows"))
+            return "block-rows" if context.latency(site, Level(form="block-rows")) < plain else "packed-rows"
+    except Declined:
+        pass
+    return "packed-rows"
+
+
+def _form_of(use: Use, weight: Weight, options: Options, context: Context, overridable: frozenset[str]) -> Form:
     if use.role == "embedding":
         return _embedding_form(use, options)
     if use.role == "linear":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from onnxprune.solvers.wanda import Blocks, blocks_mask, magnitude_scores, share
 from onnxprune.weights import Weight
 
 Array = np.ndarray[Any, Any]
+
+# Of a table that are brought to double precision at a time.
+_ROWS = 8192
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +68,28 @@ def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Se
         raise Declined("its readers need their scales on different axes")
     (kept,) = axes
     stored: Array = weight.constant.values
+    taken, layout = set(forms.values()), layout_of(weight)
     # A row's scale is looked up with the row; half precision halves its cost and is rounded before the weights.
-    small = set(forms.values()) == {"gather"} and _fits_half(stored, kept)
-    grid = _Grid(layout_of(weight), kept, recipe, np.dtype(np.float16 if small else np.float32))
+    small = taken <= {"block-rows", "gather", "packed-rows"} and _fits_half(stored, kept, recipe.largest)
+    grid = _Grid(layout, kept, recipe, np.dtype(np.float16 if small else np.float32))
+    args: dict[str, Any] = {}
     if recipe.plain:
         scale = symmetric_scale(stored, kept, dtype=grid.dtype)
         integers = round_to_grid(stored, scale)
+    elif taken <= {"block-rows", "packed-rows"}:
+        integers, scale = _rows(grid, stored)
     else:
         integers, scale = _solved(grid, stored, seen)
-    values = (integers * scale.astype(np.float32)).astype(stored.dtype)
-    args: dict[str, Any] = {}
-    if set(forms.values()) == {"dynamic"} and len({use.reads_transposed for use in weight.uses}) == 1:
+    values = (integers * layout.stored(grid.steps(scale).astype(np.float32))).astype(stored.dtype)
+    if taken <= {"dynamic", "weight-only"} and len({use.reads_transposed for use in weight.uses}) == 1:
         # The product's own layout, so that no Transpose is left to run.
-        if weight.uses[0].reads_transposed:
-            integers, scale = integers.T, scale.T
-            args["transposed"] = True
         args["layout"] = "product"
+        if weight.uses[0].reads_transposed:
+            integers, scale = integers.T, scale if recipe.block else scale.T
+            args["transposed"] = True
+    if recipe.block:
+        args["block"] = recipe.block
+        scale = scale.T if taken <= {"block-rows", "packed-rows"} else scale
     if recipe.bits != 8:
         args["bits"] = recipe.bits
     if recipe.sparse:
@@ -98,16 +107,37 @@ class _Grid:
     dtype: np.dtype[Any]
 
     def scale(self, matrices: Array, importance: Array) -> Array:
-        """Steps that broadcast against the stored weight, for values [groups, k, n].
+        """Steps for values [groups, k, n]: they broadcast against the stored weight; with blocks [k / block, n].
 
         Eight bits reach the largest value. Fewer are spread where the squared error, weighed by `importance`
         [groups, k], is least.
         """
-        values = self.layout.stored(matrices)
+        values, kept = self.layout.stored(matrices), self.kept
+        if self.recipe.block:
+            values, kept = matrices.reshape(-1, self.recipe.block, matrices.shape[-1]), (0, 2)
         if self.recipe.bits == 8:
-            return symmetric_scale(values, self.kept, dtype=self.dtype)
-        weights = self.layout.stored(np.broadcast_to(importance[:, :, None], matrices.shape))
-        return searched_scale(values, weights, self.kept, largest=self.recipe.largest, dtype=self.dtype)
+            scale = symmetric_scale(values, kept, dtype=self.dtype)
+        else:
+            whole = np.broadcast_to(importance[:, :, None], matrices.shape)
+            weights = whole.reshape(values.shape) if self.recipe.block else self.layout.stored(whole)
+            scale = searched_scale(values, weights, kept, largest=self.recipe.largest, dtype=self.dtype)
+        return scale[:, 0] if self.recipe.block else scale
+
+    def steps(self, scale: Array) -> Array:
+        """[groups, k, n] of what `scale` gave."""
+        return np.repeat(scale, self.recipe.block, axis=0)[None] if self.recipe.block else self.layout.matrices(scale)
+
+
+def _rows(grid: _Grid, table: Array) -> tuple[Array, Array]:
+    """A table's integers and steps, some rows at a time: each row is rounded by itself."""
+    parts = []
+    for start in range(0, len(table), _ROWS):
+        rows = table[start : start + _ROWS]
+        layout = Layout(rows.shape, (1, *rows.shape), (0, 2, 1))
+        parts.append(_solved(replace(grid, layout=layout), rows, None))
+    by_rows = 1 if grid.recipe.block else 0
+    integers, scales = zip(*parts, strict=True)
+    return np.concatenate(integers), np.concatenate(scales, axis=by_rows)
 
 
 def _solved(grid: _Grid, stored: Array, seen: Seen | None) -> tuple[Array, Array]:
@@ -125,7 +155,7 @@ def _solved(grid: _Grid, stored: Array, seen: Seen | None) -> tuple[Array, Array
     back = slice(None) if order is None else np.argsort(order)
     # Steps that suit the values as pruning leaves them.
     scale = grid.scale(pruned[:, back], importance[:, back])
-    steps = layout.matrices(scale)
+    steps = grid.steps(scale)
     if recipe.solver == "joint" and grams is not None:
         ordered = steps if order is None else steps[:, order]
         found = [_joint(dense[at], grams[at], ordered[at], recipe) for at in range(groups)]
@@ -174,7 +204,7 @@ def _mask(scores: Array, recipe: Recipe) -> Array:
     return share_mask(scores, recipe.sparsity, group="output" if recipe.score == "wanda" else "layer")
 
 
-def _fits_half(values: Array, kept: tuple[int, ...]) -> bool:
+def _fits_half(values: Array, kept: tuple[int, ...], largest: int) -> bool:
     """Whether every scale is a normal half-precision number, so that rounding it costs less than 0.05 %."""
-    scale = symmetric_scale(values, kept)
+    scale = symmetric_scale(values, kept, largest=largest)
     return bool(scale.min() > np.finfo(np.float16).tiny and scale.max() < np.finfo(np.float16).max)

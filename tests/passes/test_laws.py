@@ -74,7 +74,8 @@ SPECS: dict[str, tuple[str, ...]] = {
         "sparse-int8:linears=float",
         "sparse-int8:sparsity=0.5",
         "sparse-int8:sparsity=2:4,bits=4,score=wanda,solver=prune-then-round,sequential=no",
-        "sparse-int8:bits=3,linears=stored,convs=stored",
+        "sparse-int8:bits=3,linears=stored,convs=stored,embeddings=4",
+        "sparse-int8:bits=4,linears=weight-only,block=16,embeddings=4",
     ),
 }
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
@@ -97,7 +98,9 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "overridable": graphs.overridable,
     "compressible": graphs.compressible,
 }
-SCALES = re.compile(r"\.(scale|zero_point)(\.\d+)?$")
+SCALES = re.compile(r"(\.(scale|zero_point|split|whole)|^nibbles(\.row)?)(\.\d+)?$")
+# Two numbers to a byte.
+PACKED = re.compile(r"\.int4(\.\d+)?$")
 CASES = [(text, graph) for texts in SPECS.values() for text in texts for graph in GRAPHS]
 
 
@@ -197,7 +200,7 @@ def stored(model: Model, *, weights: bool) -> int:
 def counted(model: Model, *, weights: bool) -> int:
     """Numbers in constants, scales and zero points aside."""
     return sum(
-        elements(tensor)
+        elements(tensor) * (2 if PACKED.search(tensor.name) else 1)
         for tensor in constants(unpacked(model)[0].graph)
         if (is_weight(tensor) or not weights) and not SCALES.search(tensor.name)
     )
