@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -13,7 +14,7 @@ from onnxprune.errors import Declined, PlanError
 from onnxprune.graph import constants, numbers
 from onnxprune.model import Model
 from onnxprune.passes import known
-from onnxprune.plan import Edit, turns, with_dependencies, without
+from onnxprune.plan import Edit, with_dependencies, without
 from onnxprune.replaying import replay
 from onnxprune.runtime import Feeds, observe_shapes
 from onnxprune.sites import GRAPH
@@ -66,7 +67,8 @@ class Mutants:
         self._probes = probes
         self.edits = tuple(edits)
         self._stages: list[_Stage] = []
-        for some in turns(self.edits):
+        for _, group in groupby(self.edits, key=lambda edit: edit.pass_name):
+            some = tuple(group)
             after = replay(model, some)
             self._stages.append(_Stage(model, after, some))
             model = after
@@ -132,27 +134,18 @@ class Mutants:
                     queue.append(name)
         return frozenset(found - set(ids))
 
-    def of(self, ids: Collection[str], instead: Mapping[str, Edit] | None = None) -> Mutant:
-        """The model with just these edits, and with those that are lossless or there for them.
-
-        Args:
-            ids: of the edits.
-            instead: forms that take the place of some of them, by id.
-        """
-        instead = instead or {}
+    def of(self, ids: Collection[str]) -> Mutant:
+        """The model with just these edits, and with those that are lossless or there for them."""
         wanted = set(ids) | self.lossless
         wanted |= {name for edit in self.edits if edit.id in wanted for name in edit.depends_on if name in self.support}
         model, altered = self._model, False
         taken: list[Edit] = []
         refused: dict[str, str] = {}
         for stage in self._stages:
-            some = tuple(
-                instead.get(edit.id, edit) for edit in stage.edits if edit.id in wanted and edit.id not in refused
-            )
+            some = tuple(edit for edit in stage.edits if edit.id in wanted and edit.id not in refused)
             if altered:
                 some = self._renewed(model, some)
-            whole = len(some) == len(stage.edits) and not any(edit.id in instead for edit in some)
-            if not altered and whole:
+            if not altered and len(some) == len(stage.edits):
                 model = stage.after
                 taken += some
                 continue

@@ -18,16 +18,22 @@ from onnxprune.passes import PackWeights, known
 from onnxprune.plan import Edit, Plan, plan_files
 from onnxprune.protocol import Pass
 from onnxprune.replaying import apply, check_destination, replay
-from onnxprune.result import DataNote, Goal, Result
+from onnxprune.result import DataNote, Reached, Result
 from onnxprune.resuming import trail_of, versions
 from onnxprune.runtime import Feeds, observe_shapes
+from onnxprune.search.aiming import aim
+from onnxprune.search.goal import Goal, parse_latency, parse_size
+from onnxprune.search.judging import Budget
+from onnxprune.search.reaching import Finish, missed
+from onnxprune.search.searcher import Searcher
 from onnxprune.stages import Outcome, run_passes
 from onnxprune.subject import Subject, load_subject
 from onnxprune.synthetic import parse_shapes
-from onnxprune.targets.target import Target, parse_target
+from onnxprune.targets.target import parse_target
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
-DEFAULT_PASSES = ("simplify", "remove-dead", "sparse-int8", "pack-weights")
+LOSSLESS_PASSES = ("simplify", "remove-dead")
+DEFAULT_PASSES = (*LOSSLESS_PASSES, "sparse-int8", "pack-weights")
 DEFAULT_FLOOR = 0.95
 # Seconds of alternated runs behind the reported speed-up.
 TIMING_S = 6.0
@@ -48,6 +54,10 @@ def optimize(
     allow_synthetic: bool = False,
     loss: str | None = None,
     mask: str | None = None,
+    speedup: float | None = None,
+    latency: str | float | None = None,
+    size: str | None = None,
+    budget: float | None = None,
     fixed_shapes: Sequence[str] = (),
     ort: bool = False,
     fresh: bool = False,
@@ -68,6 +78,10 @@ def optimize(
         loss: what scores by loss measure: `next-token`, `labels` or `divergence` from the original's outputs; by
             default the labels' where `data` holds some, else divergence.
         mask: the input that is 0 at padded tokens, which statistics leave out; found by its name by default.
+        speedup: times as fast as the original, at least; a plan is searched for, as for the latency and the size.
+        latency: of one run, at most: milliseconds, or text such as `5ms`.
+        size: of the file, at most: `0.2x` of the original's, or `20MB`.
+        budget: minutes after which a search begins nothing new.
         fixed_shapes: `NAME=1x128`; the result is written with static inputs, too, as `STEM.fixed.onnx`.
         ort: the result is written in the ORT format, too, with the list of its operators.
         fresh: take nothing over from earlier runs; without it a run that was killed continues where it was.
@@ -80,8 +94,11 @@ def optimize(
     destination = Path(output) if output is not None else path.with_name(f"{path.stem}.optimized.onnx")
     place = parse_target(target)
     check_loss(loss)
+    goal = _goal(fidelity, speedup=speedup, latency=latency, size=size, budget=budget)
+    if goal.searches and passes:
+        raise OptionError("pass and a goal exclude each other: passes say what is done, a goal has it searched.")
     chosen = _passes(passes)
-    floor = _floor(fidelity, passes)
+    floor = _floor(fidelity, free=bool(passes) or goal.searches)
     sizes = parse_shapes(shape)
     fixed_sizes(fixed_shapes)
     check_destination(destination, path)
@@ -92,7 +109,28 @@ def optimize(
         chosen = (*chosen, PackWeights())
 
     trail = trail_of(path, subject, place, seed, fresh=fresh)
-    outcome = run_passes(chosen, subject, place, trail, floor, seed=seed, progress=progress)
+
+    def run(wanted: Sequence[Pass]) -> Outcome:
+        return run_passes(wanted, subject, place, trail, floor, seed=seed, progress=progress)
+
+    searcher, aimed = None, None
+    if goal.searches and subject.loss is not None:
+        lossless, packing = _passes(LOSSLESS_PASSES), PackWeights()
+        searcher = Searcher(
+            subject=subject,
+            model=run(lossless).model,
+            target=place,
+            memory=trail.tables("search"),
+            timings=trail.timings(),
+            identity=str(trail.base["model"]),
+            seed=seed,
+            budget=Budget(seconds=goal.budget_s),
+            progress=progress,
+        )
+        aimed, outcome = aim(searcher, goal, lambda wanted: run((*lossless, *wanted, packing)))
+        chosen = (*lossless, *aimed.passes, packing)
+    else:
+        outcome = run(chosen)
 
     progress("save")
     plan = Plan(
@@ -104,6 +142,7 @@ def optimize(
             "target": place.name,
             "shape": {name: list(size) for name, size in sizes.items()},
             "loss": subject.loss.kind if subject.loss is not None else None,
+            "goal": goal.asked(),
         },
         seed=seed,
         edits=outcome.edits,
@@ -117,9 +156,43 @@ def optimize(
         stem = destination.with_suffix("")
         forms = deploy(destination, fixed_shapes=fixed_shapes, ort=ort, output=stem, data=data, seed=seed).forms
     progress(f"time both on {place.name}")
-    notes = (*_loss_notes(subject, outcome.edits), *_sparsity_notes(outcome.edits), *trail.notes())
-    result = _result(subject, outcome, destination, plan_path, place, floor, notes)
-    return replace(result, forms=forms)
+    before, after = place.time((subject.path, destination), subject.timed, budget_s=TIMING_S)
+    finish = Finish(
+        speedup=after.speedup.ratio,
+        latency_ms=after.latency_ms.median,
+        size_bytes=_size(destination),
+        fidelity=outcome.fidelity.score,
+    )
+    asked = replace(goal, fidelity=floor)
+    why = missed(asked, finish, _size(path), None if searcher is None else searcher.ends)
+    return Result(
+        input=path,
+        output=destination,
+        plan=plan_path,
+        data=_data_note(subject),
+        before=_cost(subject.model, path, subject.timed),
+        after=_cost(outcome.model, destination, subject.timed),
+        timed_before=before,
+        timed_after=after,
+        target=place.name,
+        shape={name: value.shape for name, value in subject.timed.items()},
+        fidelity=outcome.fidelity,
+        goal=Reached(
+            asked=asked.asked(),
+            met=not why,
+            reason=why,
+            predicted=None if aimed is None else aimed.candidate.predicted,
+            evaluations=0 if searcher is None else searcher.judge.evaluations,
+        ),
+        reports=outcome.reports,
+        notes=(
+            *subject.model.notes,
+            *_loss_notes(subject, outcome.edits),
+            *_sparsity_notes(outcome.edits),
+            *trail.notes(),
+        ),
+        forms=forms,
+    )
 
 
 def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
@@ -132,53 +205,39 @@ def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
     return tuple(chosen)
 
 
-def _floor(fidelity: float | Literal["off"] | None, specs: Sequence[str]) -> float | None:
-    if fidelity == "off" or (fidelity is None and specs):
+def _goal(
+    fidelity: float | Literal["off"] | None,
+    *,
+    speedup: float | None,
+    latency: str | float | None,
+    size: str | None,
+    budget: float | None,
+) -> Goal:
+    share, size_bytes = parse_size(size) if size is not None else (None, None)
+    return Goal(
+        speedup=speedup,
+        latency_ms=parse_latency(latency) if isinstance(latency, str) else latency,
+        size_share=share,
+        size_bytes=size_bytes,
+        fidelity=None if fidelity == "off" else fidelity,
+        budget_s=None if budget is None else 60 * budget,
+    )
+
+
+def _floor(fidelity: float | Literal["off"] | None, *, free: bool) -> float | None:
+    if fidelity == "off" or (fidelity is None and free):
         return None
-    if fidelity is None:
-        return DEFAULT_FLOOR
-    if not fidelity <= 1:
-        raise OptionError(f"fidelity must be at most 1 (a perfect copy), got {fidelity}. Give a share such as 0.95.")
-    return fidelity
+    return DEFAULT_FLOOR if fidelity is None else fidelity
 
 
-def _result(
-    subject: Subject,
-    outcome: Outcome,
-    output: Path,
-    plan: Path,
-    place: Target,
-    floor: float | None,
-    notes: tuple[str, ...],
-) -> Result:
-    timed_before, timed_after = place.time((subject.path, output), subject.timed, budget_s=TIMING_S)
-    fidelity = outcome.fidelity
-    met = floor is None or fidelity.score >= floor
-    return Result(
-        input=subject.path,
-        output=output,
-        plan=plan,
-        data=DataNote(
-            source=subject.samples.source,
-            samples=len(subject.samples.feeds),
-            calibration=len(subject.samples.calibration),
-            held_out=len(subject.samples.held_out),
-            synthetic=subject.samples.synthetic,
-        ),
-        before=_cost(subject.model, subject.path, subject.timed),
-        after=_cost(outcome.model, output, subject.timed),
-        timed_before=timed_before,
-        timed_after=timed_after,
-        target=place.name,
-        shape={name: value.shape for name, value in subject.timed.items()},
-        fidelity=fidelity,
-        goal=Goal(
-            asked={} if floor is None else {"fidelity": floor},
-            met=met,
-            reason="" if met else f"fidelity {fidelity.score:.4f} is under the floor {floor}",
-        ),
-        reports=outcome.reports,
-        notes=(*subject.model.notes, *notes),
+def _data_note(subject: Subject) -> DataNote:
+    samples = subject.samples
+    return DataNote(
+        source=samples.source,
+        samples=len(samples.feeds),
+        calibration=len(samples.calibration),
+        held_out=len(samples.held_out),
+        synthetic=samples.synthetic,
     )
 
 
@@ -194,6 +253,10 @@ def _sparsity_notes(edits: Sequence[Edit]) -> tuple[str, ...]:
     if not any(edit.args.get("sparse") for edit in edits):
         return ()
     return ("sparsity buys file size, not speed: the runtime multiplies zeros too; pack-weights stores them small",)
+
+
+def _size(path: Path) -> int:
+    return sum(one.stat().st_size for one in (path, *data_files(path)))
 
 
 def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:

@@ -26,12 +26,21 @@ class DataNote:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What was asked, and whether the result meets it."""
+class Reached:
+    """What was asked, and whether the result meets it.
+
+    Attributes:
+        asked: by the names of the options.
+        reason: what is missed and what would have to give; empty where all is met.
+        predicted: times as fast as the original, by the search's latency table; None where nothing was searched.
+        evaluations: whole models that the search judged.
+    """
 
     asked: Mapping[str, Any]
     met: bool
     reason: str
+    predicted: float | None = None
+    evaluations: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +65,7 @@ class Result:
     target: str
     shape: Mapping[str, tuple[int, ...]]
     fidelity: Fidelity
-    goal: Goal
+    goal: Reached
     reports: tuple[Report, ...]
     notes: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()

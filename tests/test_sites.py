@@ -169,3 +169,14 @@ def graphs_model(make: Callable[[], Any]) -> Model:
 
     with tempfile.TemporaryDirectory() as folder:
         return load(graphs.saved(make(), Path(folder)))
+
+
+def test_what_a_lone_head_is_made_of_takes_no_other_sites_number() -> None:
+    net = two_layers()
+    model = net.model()
+    smaller = cut(RemoveHeads(levels=("heads.0/1",), score="magnitude"), net, model)
+    before = {site.id: site.anchor for site in sites_of(net, model) if site.kind == "neurons"}
+    after = {site.id: site.anchor for site in sites_of(net, smaller) if site.kind == "neurons"}
+    # The width of the head that is left can be cut as neurons are: a site more, after the two that were there.
+    assert before.items() <= after.items()
+    assert after.keys() - before.keys() == {"neurons.2"}

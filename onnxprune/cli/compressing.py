@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, progress_of, quietly
-from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, floor
+from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, factor, floor
 
 
 @click.command()
@@ -18,6 +18,10 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, floor
 @click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
 @click.option("--pass", "passes", multiple=True, metavar="SPEC", help="Run these passes only, in this order.")
 @click.option("--fidelity", help="Least share of the outputs' variance that must survive, or off.  [default: 0.95]")
+@click.option("--speedup", metavar="2", help="Times as fast as MODEL, at least: a plan is searched for.")
+@click.option("--latency", metavar="5ms", help="Of one run on the target, at most.")
+@click.option("--size", metavar="0.2x|20MB", help="Of the file, at most.")
+@click.option("--budget", type=float, metavar="MINUTES", help="After which a search begins nothing new.")
 @click.option("--loss", help="What edits are scored by: next-token, labels (default if --data has some) or divergence.")
 @TARGET
 @SHAPE
@@ -29,7 +33,7 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, floor
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
 @JSON
 @quietly
-def optimize(model: Path, as_json: bool, fidelity: str | None, **options: Any) -> None:
+def optimize(model: Path, as_json: bool, fidelity: str | None, speedup: str | None, **options: Any) -> None:
     """Give back a smaller, faster MODEL, and say how far its outputs moved."""
     from onnxprune.pipeline import optimize as run
     from onnxprune.report.deployment import print_forms
@@ -37,7 +41,7 @@ def optimize(model: Path, as_json: bool, fidelity: str | None, **options: Any) -
     from onnxprune.report.terminal import print_result
 
     with progress_of(quiet=as_json) as progress:
-        result = run(model, fidelity=floor(fidelity), progress=progress, **options)
+        result = run(model, fidelity=floor(fidelity), speedup=factor(speedup), progress=progress, **options)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:

@@ -37,3 +37,14 @@ def floor(text: str | None) -> Any:
         return float(text)
     except ValueError:
         raise OptionError(f"--fidelity must be a share such as 0.95, or off, got {text!r}.") from None
+
+
+def factor(text: str | None) -> float | None:
+    """A speed-up as typed: `2` or `2x`; None where none was.
+
+    Raises:
+        OptionError: it is no factor.
+    """
+    from onnxprune.search.goal import parse_factor
+
+    return None if text is None else parse_factor("speedup", text)

@@ -18,7 +18,7 @@ from onnxprune.interface import INTERFACE, AxisCut, Interface, interface_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit
 from onnxprune.removal.refitting import write_refits
-from onnxprune.sites import GRAPH, Site, elements_of, find_sites, with_registered
+from onnxprune.sites import GRAPH, Site, elements_of, entries, find_sites, with_registered
 from onnxprune.structure import Structure, pack_shapes, read_structure, unpack_shapes
 
 Array = np.ndarray[Any, Any]
@@ -120,10 +120,11 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
         for c in report.interface
     )  # fmt: skip
     copy.graph.cleanup(remove_unused_graph_inputs=False)
-    cut = with_registered(
-        copy,
-        {edit.site: {"anchor": edit.args["anchor"], "units": edit.args["original_units"]} for edit in cuts},
-    )
+    # All of them: a head that is left alone makes its width a site of its own, which must not take another's number.
+    known = entries(sites.values()) | {
+        edit.site: {"anchor": edit.args["anchor"], "units": edit.args["original_units"]} for edit in cuts
+    }
+    cut = with_registered(copy, known)
     if report.interface:
         cuts_of_axes = tuple(AxisCut(c.tensor, c.axis, c.before, c.kept) for c in report.interface)
         whole = Interface(interface_of(model.metadata).cuts + cuts_of_axes)

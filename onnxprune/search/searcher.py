@@ -1,0 +1,281 @@
+"""The search: tables once, then levels for a limit, judged as whole models and held against the clock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from onnxprune.calibration import Statistics, collect
+from onnxprune.errors import DataError
+from onnxprune.inputs import compare_inputs
+from onnxprune.loss import Loss
+from onnxprune.model import Model, data_files
+from onnxprune.passes import SparseInt8
+from onnxprune.protocol import Context
+from onnxprune.runtime import observe_shapes, written
+from onnxprune.search.building import Builder, integer_weights
+from onnxprune.search.choosing import Chooser, Levels, Limits
+from onnxprune.search.clocking import Stopwatch, latency_table
+from onnxprune.search.goal import Goal
+from onnxprune.search.grid import Grid, grid_of, integers_of
+from onnxprune.search.judging import Budget, Judge
+from onnxprune.search.levels import AS_IS, Choice
+from onnxprune.search.memory import Memory
+from onnxprune.search.places import Place, find_places
+from onnxprune.search.reaching import Ends
+from onnxprune.search.solving import CUTTERS, solve_places
+from onnxprune.search.tables import ErrorTable, LatencyTable
+from onnxprune.search.weighing import error_table
+from onnxprune.sites import find_sites
+from onnxprune.solvers.spdy import search_coefficients
+from onnxprune.structure import read_structure
+from onnxprune.subject import Subject
+from onnxprune.targets.target import Target
+
+# Coefficients drawn and mutated for one limit; METHODS names 10 and 10 at least.
+DRAWS, MUTATIONS = 10, 20
+# Rounds in which the limit is moved by what the clock said of the last choice.
+ROUNDS = 5
+# A choice this much faster than asked, at most, is taken: the final clock may be that much slower.
+CLOSE = 1.05
+# What is aimed at, above what was asked.
+MARGIN = 1.02
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A choice that was built and measured.
+
+    Attributes:
+        predicted: times as fast as the original, by the table.
+        measured: the same by the clock, before the passes' own refit.
+        latency_ms: measured.
+        size_bytes: of the file, before passes that pack it.
+        loss: beyond the original's, on calibration samples.
+    """
+
+    choice: Choice
+    predicted: float
+    measured: float
+    latency_ms: float
+    size_bytes: int
+    loss: float
+
+
+@dataclass(eq=False)
+class Searcher:
+    """Searches plans for one model on one target; tables are made once and serve every goal.
+
+    Attributes:
+        model: as lossless edits have left it.
+        identity: of the original file.
+        memory: what earlier runs have found of this model with these samples and options.
+        timings: what a clock has said on this target.
+    """
+
+    subject: Subject
+    model: Model
+    target: Target
+    identity: str
+    memory: Memory
+    timings: Memory
+    seed: int = 0
+    budget: Budget = field(default_factory=Budget)
+    progress: Progress = lambda _: None
+
+    @cached_property
+    def builder(self) -> Builder:
+        """Solves every place once."""
+        samples = self.subject.samples.calibration
+        shapes = observe_shapes(self.model, self.subject.evidence.probes)
+        structure = read_structure(self.model, shapes)
+        sites = find_sites(self.model, structure)
+        places = find_places(self.model, structure, sites)
+        self.progress(f"solve {sum(1 for place in places if place.units)} places of units")
+        mask = self.subject.mask
+        solutions = solve_places(
+            self.model, structure, places, lambda one, other, what: compare_inputs(one, other, what, samples, mask=mask)
+        )
+        return Builder(self.model, structure, sites, places, self.statistics, solutions)
+
+    @cached_property
+    def statistics(self) -> Statistics | None:
+        """Ranges for the forms that want them."""
+        needs = SparseInt8().needs(self.model, ())
+        samples = self.subject.samples.calibration
+        return collect(self.model, needs, samples, mask=self.subject.mask) if needs.tensors else None
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Levels of every place."""
+        return grid_of(self.builder.places, integers_of(self.model, Context(statistics=self.statistics)))
+
+    @cached_property
+    def watch(self) -> Stopwatch:
+        """The clock."""
+        return Stopwatch(self.target, self.subject.path, self.identity, self.subject.timed, self.timings)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What whole models lose."""
+        return Judge(self.builder.build, self._loss, self.memory, self.budget)
+
+    @cached_property
+    def latency(self) -> LatencyTable:
+        """Milliseconds by place and level."""
+        return latency_table(self.builder, self.grid, self.watch, self.progress)
+
+    @cached_property
+    def errors(self) -> ErrorTable:
+        """Losses by place and level."""
+        return error_table(self.builder, self.grid, self.judge, self.size_of({}), self.progress)
+
+    @cached_property
+    def chooser(self) -> Chooser:
+        """Levels within limits."""
+        return Chooser.of(self.builder.places, self.grid, self.latency, self.errors)
+
+    def size_of(self, choice: Choice) -> int:
+        """Bytes of a choice's file."""
+        with written(self.builder.build(choice)) as path:
+            return sum(one.stat().st_size for one in path.parent.iterdir())
+
+    def measured(self, choice: Choice) -> Candidate:
+        """A choice with its figures."""
+        ((ratio, ms),) = self.watch.speedups([choice], self.builder.build)
+        return Candidate(
+            choice=choice,
+            predicted=self.latency.original_ms / self.latency.ms(choice),
+            measured=ratio,
+            latency_ms=ms,
+            size_bytes=self.size_of(choice),
+            loss=self.judge.lost(choice),
+        )
+
+    def within(self, limits: Limits) -> Levels | None:
+        """The levels that lose least within the tables' limits; None where no levels keep them."""
+        chooser = self.chooser
+        plain = chooser.solve(np.ones(len(chooser.places)), limits)
+        if plain is None:
+            return None
+
+        def solve(coefficients: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Levels:
+            # The limits can be kept: only what counts as an error changes.
+            return chooser.solve(coefficients, limits) or plain
+
+        weights = np.array([self.errors.weights.get(place.id, 1.0) for place in chooser.places])
+        found = search_coefficients(
+            solve,
+            lambda numbers: self.judge.lost(chooser.choice(numbers)),
+            len(chooser.places),
+            starts=(np.ones(len(weights)), weights.min() / weights),
+            candidates=tuple(chooser.uniform(limits)),
+            draws=DRAWS,
+            mutations=MUTATIONS,
+            seed=self.seed,
+            spent=self.judge.spent,
+        )
+        return found.levels
+
+    def reach(self, goal: Goal, *, margin: float = MARGIN) -> tuple[Candidate, ...]:
+        """Choices that were measured on the way to a goal, the best last.
+
+        The best is the one of least loss among those that keep the limits, or else the one that comes closest.
+
+        Args:
+            goal: of speed or size.
+            margin: how much more than was asked is aimed at, so that the finished model still keeps it.
+        """
+        original_ms = self.latency.original_ms
+        asked_ms = goal.most_ms(original_ms)
+        asked_bytes = goal.most_bytes(self.original_bytes)
+        ms, size = asked_ms / margin, asked_bytes / margin
+        tried: list[Candidate] = []
+        for turn in range(ROUNDS):
+            self.progress(f"search for {original_ms / asked_ms:.2f} x the speed, round {turn + 1}")
+            numbers = self.within(Limits(ms=ms, size=size))
+            reachable = numbers is not None
+            if numbers is None:
+                numbers = self.chooser.cheapest(Limits(ms=ms, size=size))
+            candidate = self.measured(self.chooser.choice(numbers))
+            tried.append(candidate)
+            took = original_ms / candidate.measured
+            slow, fast = took > asked_ms / margin, took * CLOSE * margin < asked_ms
+            large = candidate.size_bytes > asked_bytes / margin
+            if (slow or large) and not reachable:
+                break
+            if not slow and not large and not (fast and math.isfinite(asked_ms)):
+                break
+            if candidate in tried[:-1] or self.judge.spent():
+                break
+            if math.isfinite(asked_ms) and (slow or fast):
+                ms *= asked_ms / margin * (CLOSE**0.25 if fast else 1 / 1.005) / took
+            if large:
+                size *= asked_bytes / margin / candidate.size_bytes
+        return tuple(sorted(tried, key=lambda one: _standing(one, goal, original_ms, asked_bytes, margin)))
+
+    @property
+    def original_bytes(self) -> int:
+        """Of the original's file."""
+        path = self.subject.path
+        return sum(one.stat().st_size for one in (path, *data_files(path)))
+
+    @property
+    def ends(self) -> Ends:
+        """How far any search could go, by the tables."""
+        fastest, smallest = (self.chooser.cheapest(one) for one in (Limits(ms=0.0), Limits(size=0.0)))
+        return Ends(
+            original_ms=self.latency.original_ms,
+            fastest_ms=self.latency.ms(self.chooser.choice(fastest)),
+            smallest_bytes=int(self.errors.size(self.chooser.choice(smallest))),
+        )
+
+    def exhausted(self, goal: Goal, margin: float) -> bool:
+        """Whether no levels keep a goal, by the tables."""
+        ms = goal.most_ms(self.latency.original_ms) / margin
+        size = goal.most_bytes(self.original_bytes) / margin
+        return self.chooser.solve(np.ones(len(self.chooser.places)), Limits(ms=ms, size=size)) is None
+
+    def specs(self, choice: Choice) -> tuple[str, ...]:
+        """The passes that carry a choice out, in order."""
+        return specs_of(self.builder.places, choice)
+
+    @property
+    def _loss(self) -> Loss:
+        if self.subject.loss is None:
+            raise DataError("a search needs sample inputs. Give --data.")
+        return self.subject.loss
+
+
+def specs_of(places: Sequence[Place], choice: Choice) -> tuple[str, ...]:
+    """The passes that carry a choice out, in order; each names the sites that it acts on."""
+    levels = {place.id: choice.get(place.id, AS_IS) for place in places}
+    gone = [place.block.id for place in places if place.block is not None and levels[place.id].units == 0]
+    specs = [f"remove-blocks:sites={'+'.join(gone)}"] if gone else []
+    for kind, name in CUTTERS.items():
+        cuts = [
+            f"{place.id}/{level.units}"
+            for place in places
+            if place.site.kind == kind and (level := levels[place.id]).units
+        ]
+        specs += [f"{name}:levels={'+'.join(cuts)}"] if cuts else []
+    integers = integer_weights(places, levels)
+    whole = {site.id for place in places if levels[place.id].units != 0 for site in place.weights}
+    if integers:
+        specs.append("sparse-int8" if whole == set(integers) else f"sparse-int8:sites={'+'.join(integers)}")
+    return tuple(specs)
+
+
+def _standing(
+    one: Candidate, goal: Goal, original_ms: float, most_bytes: float, margin: float
+) -> tuple[bool, float, float]:
+    """Sorts candidates: those that keep the goal last, among them the one of least loss."""
+    excess = max(original_ms / one.measured / goal.most_ms(original_ms), one.size_bytes / most_bytes)
+    kept = excess <= 1 / margin**0.5
+    return (kept, 0.0, -one.loss) if kept else (kept, -excess, -one.loss)

@@ -1,0 +1,131 @@
+"""Goals end to end on a small model, with a clock that counts work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from onnxprune import apply, optimize
+from onnxprune.cli import main
+from onnxprune.result import Result
+from tests.building import Net
+from tests.search.working import WorkTarget, work_ms
+
+WIDTH, HEADS, SIZE, HIDDEN = 32, 4, 8, 64
+
+
+def transformer(folder: Path, layers: int = 2) -> tuple[Path, Path]:
+    """A model file and samples."""
+    net = Net(seed=3)
+    x = net.input("x", ["b", "s", WIDTH])
+    for _ in range(layers):
+        q, k, v = (
+            net.op("Transpose", net.reshape(net.linear(x, WIDTH, WIDTH), 0, 0, HEADS, SIZE), perm=[0, 2, 1, 3])
+            for _ in range(3)
+        )
+        weights = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
+        context = net.op("Transpose", net.op("MatMul", weights, v), perm=[0, 2, 1, 3])
+        x = net.op("Add", x, net.linear(net.reshape(context, 0, 0, WIDTH), WIDTH, WIDTH))
+        x = net.op("Add", x, net.linear(net.op("Relu", net.linear(x, WIDTH, HIDDEN)), HIDDEN, WIDTH))
+    net.output(x)
+    path, data = folder / "model.onnx", folder / "data.npz"
+    onnx.save(net.proto(), path)
+    np.savez(data, x=np.random.default_rng(0).standard_normal((24, 1, 6, WIDTH)).astype(np.float32))
+    return path, data
+
+
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch) -> WorkTarget:
+    clock = WorkTarget()
+    monkeypatch.setattr("onnxprune.pipeline.parse_target", lambda _: clock)
+    return clock
+
+
+def search(folder: Path, **goal: Any) -> Result:
+    path, data = folder / "model.onnx", folder / "data.npz"
+    if not path.exists():
+        transformer(folder)
+    return optimize(path, data=str(data), output=folder / "small.onnx", **goal)
+
+
+@pytest.mark.parametrize("speedup", [1.5, 3.0])
+def test_a_speed_is_reached_closely_and_as_predicted(speedup: float, target: WorkTarget, tmp_path: Path) -> None:
+    result = search(tmp_path, speedup=speedup)
+    assert result.goal.met, result.goal.reason
+    reached = result.timed_after.speedup.ratio
+    assert speedup <= reached <= 1.1 * speedup
+    assert result.goal.predicted is not None
+    assert abs(result.goal.predicted / reached - 1) < 0.1
+    assert result.goal.evaluations > 0
+    assert target.timed
+
+
+def test_a_plan_that_was_searched_replays_to_the_same_bytes(target: WorkTarget, tmp_path: Path) -> None:
+    result = search(tmp_path, speedup=2.0)
+    apply(tmp_path / "model.onnx", result.plan, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == result.output.read_bytes()
+    assert target.timed
+
+
+def test_a_second_search_times_nothing_but_its_result(target: WorkTarget, tmp_path: Path) -> None:
+    first = search(tmp_path, speedup=2.0)
+    plan = first.plan.read_bytes()
+    target.timed.clear()
+    second = search(tmp_path, speedup=2.0)
+    # The original and the result, once, for the report.
+    assert target.timed == [2]
+    assert second.goal.evaluations == 0
+    assert second.plan.read_bytes() == plan
+
+
+def test_a_latency_is_kept(target: WorkTarget, tmp_path: Path) -> None:
+    path, _ = transformer(tmp_path)
+    result = search(tmp_path, latency=work_ms(path) / 2)
+    assert result.goal.met, result.goal.reason
+    assert result.timed_after.latency_ms.median <= work_ms(path) / 2
+    assert target.timed
+
+
+def test_a_goal_out_of_reach_is_exit_code_1_and_says_what_is_left(target: WorkTarget, tmp_path: Path) -> None:
+    path, data = transformer(tmp_path)
+    out = tmp_path / "small.onnx"
+    answer = CliRunner().invoke(
+        main, ["optimize", str(path), "--data", str(data), "--speedup", "100000", "-o", str(out), "--json"]
+    )
+    assert answer.exit_code == 1, answer.output
+    goal = json.loads(answer.stdout)["goal"]
+    # All blocks can go: what is left is the call of an empty model.
+    assert goal["asked"] == {"speedup": 100000.0}
+    assert not goal["met"]
+    asked_ms = work_ms(path) / 100000
+    assert goal["reason"].startswith(f"reached {work_ms(path) / work_ms(out):.2f} x the speed; 100000 x would need ")
+    assert f"would need {asked_ms:.4g} ms, but with all that can be cut gone " in goal["reason"]
+    assert goal["reason"].endswith(" ms are left")
+    assert out.exists()
+    assert target.timed
+
+
+def test_without_samples_only_integers_are_tried_and_the_reason_says_so(target: WorkTarget, tmp_path: Path) -> None:
+    path, _ = transformer(tmp_path)
+    result = optimize(path, output=tmp_path / "small.onnx", speedup=3.0)
+    assert not result.goal.met
+    # 2 layers of 4·32·32 + 2·32·64 = 8192 numbers: 16.384 ms in float and half of it in int8, each and a call.
+    assert result.goal.reason == (
+        "reached 2.00 x the speed; 3 x would need sample inputs, since without them nothing is cut: give --data"
+    )
+    assert target.timed
+
+
+def test_passes_and_goals_exclude_each_other(tmp_path: Path) -> None:
+    path, _ = transformer(tmp_path)
+    answer = CliRunner().invoke(main, ["optimize", str(path), "--speedup", "2", "--pass", "simplify"])
+    assert answer.exit_code == 2
+    assert answer.stderr == (
+        "onnxprune: pass and a goal exclude each other: passes say what is done, a goal has it searched.\n"
+    )

@@ -1,0 +1,70 @@
+"""A target whose clock counts work, so that searches can be tested to the digit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+
+from onnxprune.runtime import Feeds
+from onnxprune.targets.timing import Latency, Ratio, Timed
+
+# Milliseconds of a call, and of a million numbers in float and in int8.
+CALL_MS, FLOAT_MS, INTEGER_MS = 0.001, 1000.0, 500.0
+
+
+@dataclass
+class WorkTarget:
+    """Takes as long as a model's weights are large.
+
+    Attributes:
+        timed: how many files each race held.
+    """
+
+    timed: list[int] = field(default_factory=list)
+    name: str = "work:1"
+    about: str = "counts work"
+    latency: Literal["wall"] = "wall"
+    threads: int = 1
+
+    def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:
+        """Milliseconds by work."""
+        del feeds, budget_s
+        self.timed.append(len(paths))
+        found = [work_ms(path) for path in paths]
+        return tuple(
+            Timed(
+                name=path.name,
+                load_ms=1.0,
+                latency_ms=Latency(ms, ms, ms),
+                speedup=Ratio(found[0] / ms, found[0] / ms, found[0] / ms, 9),
+            )
+            for path, ms in zip(paths, found, strict=True)
+        )
+
+    def probe(self) -> None:
+        """Always there."""
+
+    def run(self, paths: Sequence[Path], feeds: Feeds) -> Any:
+        """Never asked."""
+        raise NotImplementedError
+
+    def place(self, paths: Sequence[Path], feeds: Feeds) -> Any:
+        """Never asked."""
+        raise NotImplementedError
+
+
+def work_ms(path: Path) -> float:
+    """What the clock says of a file."""
+    total = CALL_MS
+    for tensor in onnx.load(path).graph.initializer:
+        size = int(np.prod(tensor.dims))
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) == 2:
+            total += size * FLOAT_MS / 1e6
+        elif tensor.data_type == onnx.TensorProto.INT8:
+            total += size * INTEGER_MS / 1e6
+    return total
