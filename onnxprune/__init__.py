@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from onnxprune.checking import check
     from onnxprune.comparison import time, validate
     from onnxprune.deployment import deploy
+    from onnxprune.exporting import export_ready
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
     from onnxprune.unpacking import unpack
@@ -20,6 +21,7 @@ _HOMES = {
     "blame": "onnxprune.blaming",
     "check": "onnxprune.checking",
     "deploy": "onnxprune.deployment",
+    "export_ready": "onnxprune.exporting",
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
     "time": "onnxprune.comparison",
@@ -34,4 +36,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["apply", "blame", "check", "deploy", "inspect", "optimize", "time", "unpack", "validate"]
+__all__ = ["apply", "blame", "check", "deploy", "export_ready", "inspect", "optimize", "time", "unpack", "validate"]

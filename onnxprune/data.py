@@ -7,10 +7,7 @@ its values survives, and refused otherwise.
 
 from __future__ import annotations
 
-import importlib
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,13 +19,13 @@ from onnxprune.errors import DataError
 from onnxprune.fitting import check_names, check_nan, fits, typed
 from onnxprune.npz import LIMIT_BYTES, read_npz
 from onnxprune.runtime import Array, Feeds, Port
+from onnxprune.user_code import is_function, running
 
 # A function may yield for ever; what it yields after this many samples is not asked for.
 MAX_SAMPLES = 1024
 LABELS = "labels"
 # Every fourth sample judges and never calibrates.
 _FOLD = 4
-_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 class LazyFeeds(Sequence[Feeds]):
@@ -117,7 +114,7 @@ def load_samples(spec: str, ports: Sequence[Port]) -> Samples:
         return _from_folder(path, ports)
     if path.is_file():
         return _from_archive(path, ports)
-    if _FUNCTION.fullmatch(spec):
+    if is_function(spec):
         return _from_function(spec, ports)
     raise DataError(
         f"{spec}: no such file or folder. Give an .npz file, a folder of .npz files, or module:function for samples."
@@ -187,28 +184,8 @@ def _from_function(spec: str, ports: Sequence[Port]) -> Samples:
 
 def _yielded(spec: str) -> Iterator[Any]:
     """What the user's own code yields; its exceptions are told in one line."""
-    module_name, _, name = spec.partition(":")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield from _function(spec, module_name, name)()
-    except DataError:
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{spec}: it raised {type(error).__name__}: {reason}. Mend it or give an .npz file.") from error
-    finally:
-        sys.path.remove(folder)
-
-
-def _function(spec: str, module_name: str, name: str) -> Callable[[], Iterable[Any]]:
-    module = importlib.import_module(module_name)
-    function: Callable[[], Iterable[Any]] | None = getattr(module, name, None)
-    if not callable(function):
-        own = (key for key, value in vars(module).items() if getattr(value, "__module__", None) == module_name)
-        listed = ", ".join(sorted(own)) or "none"
-        raise DataError(f"{spec}: {module_name} has no function {name!r}. It has: {listed}.")
-    return function
+    with running(spec, DataError, "Mend it or give an .npz file.") as function:
+        yield from function()
 
 
 def _without_labels(arrays: dict[str, Array], ports: Sequence[Port]) -> tuple[dict[str, Array], Array | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from onnxprune.checking.budgets import Budgets
 from onnxprune.comparison import Comparison, inputs_for, timed_feeds, validate
 from onnxprune.data import Samples
 from onnxprune.errors import ModelError
+from onnxprune.exporting import Export
 from onnxprune.graph import constants, is_floating, numbers
 from onnxprune.model import Model, RawModel, data_files, load, read_raw
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session
@@ -33,11 +35,28 @@ class Case:
         path: the file; it exists.
         budgets: what it must keep to.
         figures: what budgets measured, by name, for the report.
+        export: where the file is an export of a torch module, what the preview says of it.
+        exports: that of all exporters.
+        folded: what of the module could be made part of a weight: name -> how.
+        unfolded: what could not: name -> why.
     """
 
-    def __init__(self, path: Path, budgets: Budgets) -> None:
+    def __init__(
+        self,
+        path: Path,
+        budgets: Budgets,
+        *,
+        export: Export | None = None,
+        exports: tuple[Export, ...] = (),
+        folded: Mapping[str, str] = MappingProxyType({}),
+        unfolded: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.path = path
         self.budgets = budgets
+        self.export = export
+        self.exports = exports
+        self.folded = folded
+        self.unfolded = unfolded
         self.figures: dict[str, Any] = {}
 
     def failure(self, stage: str) -> str | None:

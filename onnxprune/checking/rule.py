@@ -9,8 +9,9 @@ from typing import Literal
 from onnxprune.checking.case import Case
 from onnxprune.checking.finding import Severity, Spot
 
-# What must have worked before a rule can look: bytes, parsed messages, a loaded graph, a session, a run, its values.
-Stage = Literal["bytes", "file", "graph", "session", "run"]
+# What must have worked before a rule can look: bytes, parsed messages, a loaded graph, a session, a run. Rules of torch
+# modules look at the module, or at what came of one exporter.
+Stage = Literal["module", "export", "bytes", "file", "graph", "session", "run"]
 Find = Callable[[Case], Iterable[Spot]]
 
 

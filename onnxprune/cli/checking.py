@@ -13,7 +13,7 @@ from onnxprune.cli.options import JSON, SHAPE
 
 
 @click.command()
-@click.argument("models", nargs=-1, metavar="MODEL...", type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, metavar="MODEL...")
 @click.option("--max-size", metavar="SIZE", help="Largest size of the file and its data files: 20MB, 512KiB, 1000000.")
 @click.option("--max-latency", multiple=True, metavar="TARGET=MS", help="Largest median run, e.g. cpu:1=12.5.")
 @click.option("--max-load", type=float, metavar="MS", help="Largest median time to make a session.")
@@ -37,8 +37,11 @@ from onnxprune.cli.options import JSON, SHAPE
 @click.option("--list", "listed", is_flag=True, help="List the rules and stop.")
 @JSON
 @quietly
-def check(models: tuple[Path, ...], as_json: bool, sarif: Path | None, listed: bool, **options: Any) -> None:
-    """Look at MODELs before they ship: budgets, operators, storage, numbers; exit code 1 where something is found."""
+def check(models: tuple[str, ...], as_json: bool, sarif: Path | None, listed: bool, **options: Any) -> None:
+    """Look at MODELs before they ship: budgets, operators, storage, numbers; exit code 1 where something is found.
+
+    A MODEL is an .onnx file, or package.module:factory of a torch module, which is exported and looked into.
+    """
     from onnxprune.checking import RULES, Budgets, parse_latencies, parse_size
     from onnxprune.checking import check as run
     from onnxprune.errors import OptionError

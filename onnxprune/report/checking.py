@@ -11,6 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.checking import SEVERITIES, Checked, CheckedModel, Rule
+from onnxprune.exporting import Export
+from onnxprune.plan import Skip
+from onnxprune.report.terminal import megabytes, print_pins, print_skips
 
 _SHOWN = 5
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
@@ -42,11 +45,36 @@ def _print_model(model: CheckedModel, console: Console) -> None:
             if len(found) > _SHOWN:
                 table.add_row("", "", f"and {len(found) - _SHOWN} more", "", "")
         console.print(table)
+    if model.export is not None:
+        _print_export(model.export, console)
     reasons: dict[str, list[str]] = defaultdict(list)
     for rule, why in model.not_checked.items():
         reasons[why].append(rule)
     for why, rules in reasons.items():
         console.print(f"not checked: {', '.join(rules)}: {why}", soft_wrap=True, markup=False)
+
+
+def _print_export(export: Export, console: Console) -> None:
+    """What the passes will find in an export, what not and why, and what is left after."""
+    seen, after = export.inspection, export.predicted
+    if seen is not None:
+        for kind, group in groupby(sorted(seen.sites, key=lambda site: site.kind), key=lambda site: site.kind):
+            sites = list(group)
+            units = "" if kind == "block" else f", {sum(site.units for site in sites)} units"
+            dead = sum(seen.dead_units.get(site.id, 0) for site in sites)
+            said = f"{len(sites)}{units}" + (f", {dead} of them dead" if dead else "")
+            console.print(f"  {kind}: {said}", soft_wrap=True)
+        print_skips([Skip(site=site.id, why=site.pinned) for site in seen.sites if site.pinned], "  stays", console)
+        print_pins(seen.pinned, console)
+    for one in export.pruned:
+        why = f"; {one.why}" if one.why else ""
+        fate = f"{one.zero} of {one.units} {one.side} zero, {one.disappear} will disappear{why}"
+        console.print(f"  pruned: {one.parameter}: {fate}", soft_wrap=True, markup=False)
+    if after is not None:
+        macs = "" if None in after.macs else f", MACs {after.macs[0]:,} → {after.macs[1]:,}"
+        size = f"{megabytes(after.size_bytes[0])} → {megabytes(after.size_bytes[1])}"
+        times = f"{after.latency_ms[0]:.3f} → {after.latency_ms[1]:.3f} ms"
+        console.print(f"  after: {size}{macs}, {times} ({after.label})", soft_wrap=True, markup=False)
 
 
 def print_rules(rules: Sequence[Rule], console: Console) -> None:

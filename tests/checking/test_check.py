@@ -55,7 +55,7 @@ def test_the_documented_keys_are_there() -> None:
     document = answer("model.onnx", "--max-size", "100", code=1)
     assert document.keys() == {"passed", "fail_on", "counts", "models", "findings"}
     assert document["counts"] == {"error": 1, "warning": 0, "note": 0}
-    assert document["models"][0].keys() == {"model", "figures", "not_checked", "seconds"}
+    assert document["models"][0].keys() == {"model", "figures", "not_checked", "seconds", "export"}
     size = Path("model.onnx").stat().st_size
     assert document["findings"] == [
         {
@@ -165,7 +165,9 @@ def test_several_models_have_one_answer() -> None:
     document = answer("model.onnx", "text.onnx", code=1)
     assert [one["model"] for one in document["models"]] == ["model.onnx", "text.onnx"]
     assert {finding["model"] for finding in document["findings"]} == {"text.onnx"}
-    assert set(document["models"][1]["not_checked"]) == {rule.id for rule in RULES if rule.needs != "bytes"}
+    assert set(document["models"][1]["not_checked"]) == {
+        rule.id for rule in RULES if rule.needs not in {"bytes", "module", "export"}
+    }
 
 
 def test_the_table_says_what_where_and_what_to_do() -> None:

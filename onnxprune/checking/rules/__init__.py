@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from onnxprune.checking.rule import Rule
-from onnxprune.checking.rules import budgets, loading, naming, numerics, operators, quantization, storage, structure
+from onnxprune.checking.rules import (
+    budgets,
+    loading,
+    modules,
+    naming,
+    numerics,
+    operators,
+    quantization,
+    storage,
+    structure,
+)
 
 RULES: tuple[Rule, ...] = (
+    *modules.RULES,
     *loading.RULES,
     *operators.RULES,
     *naming.RULES,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,12 @@ from onnxprune.checking.finding import SEVERITIES, Finding, Severity
 from onnxprune.checking.rule import Rule
 from onnxprune.checking.rules import RULES
 from onnxprune.errors import ModelError, OptionError
+from onnxprune.exporting import Export, fold, is_factory, load_module, preview
 
 FailOn = Literal["error", "warning", "note", "never"]
+_MODULE = ("module", "export")
+# What the preview of an export answers in full: zeros that the passes will take out are no fault of a module.
+_ANSWERED = ("dead-units", "dense-zeros")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +30,7 @@ class CheckedModel:
         figures: what budgets measured, by name.
         not_checked: rules that could not look, with the reason.
         seconds: that all rules took.
+        export: of a torch module's export, what the passes will find in it and what is left after.
     """
 
     model: str
@@ -33,6 +38,7 @@ class CheckedModel:
     figures: Mapping[str, Any]
     not_checked: Mapping[str, str]
     seconds: float
+    export: Export | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +81,7 @@ class Checked:
                     "figures": dict(one.figures),
                     "not_checked": dict(one.not_checked),
                     "seconds": one.seconds,
+                    "export": None if one.export is None else one.export.to_json(),
                 }
                 for one in self.models
             ],
@@ -89,10 +96,10 @@ def check(
     ignore: Sequence[str] = (),
     fail_on: FailOn = "warning",
 ) -> Checked:
-    """Look at model files before they ship.
+    """Look at models before they ship, or at torch modules before they are exported.
 
     Args:
-        models: one or more .onnx files.
+        models: one or more .onnx files, or `package.module:factory` of torch modules.
         budgets: limits, and the inputs they are measured on; none by default.
         ignore: ids of rules to leave out.
         fail_on: the mildest severity that fails.
@@ -100,48 +107,80 @@ def check(
     Raises:
         ModelError: a file does not exist.
         OptionError: no such rule.
-        DataError: the samples do not fit a model.
+        DataError: the samples do not fit a model, or a factory gives no module.
+        MissingDependencyError: a torch module is to be checked without torch.
     """
     known = {rule.id: rule for rule in RULES}
     for name in ignore:
         if name not in known:
             raise OptionError(f"No rule named {name!r}. Known: {', '.join(sorted(known))}.")
-    paths = [Path(one) for one in ([models] if isinstance(models, Path | str) else models)]
-    for path in [*paths, *filter(None, [budgets.reference if budgets else None])]:
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file. Name an existing .onnx file.")
+    names = [str(one) for one in ([models] if isinstance(models, Path | str) else models)]
+    limits = budgets or Budgets()
+    for name in [*names, *([str(limits.reference)] if limits.reference else [])]:
+        if not Path(name).is_file() and not (name in names and is_factory(name)):
+            raise ModelError(f"{name}: no such file. Name an existing .onnx file.")
     chosen = [rule for name, rule in known.items() if name not in ignore]
-    return Checked(models=tuple(_checked(path, chosen, budgets or Budgets()) for path in paths), fail_on=fail_on)
+    checked: list[CheckedModel] = []
+    for name in names:
+        if Path(name).is_file():
+            checked.append(_checked(name, Case(Path(name), limits), [r for r in chosen if r.needs not in _MODULE]))
+        else:
+            checked += _checked_module(name, chosen, limits)
+    return Checked(models=tuple(checked), fail_on=fail_on)
 
 
-def _checked(path: Path, rules: Sequence[Rule], budgets: Budgets) -> CheckedModel:
+def _checked_module(name: str, rules: Sequence[Rule], budgets: Budgets) -> Iterator[CheckedModel]:
+    """A torch module, then each of its exports."""
+    loaded = load_module(name)
+    found = fold(loaded.module, loaded.inputs)
+    target = next(iter(budgets.max_latency_ms), "cpu:1")
+    module = Case(Path(name), budgets, folded=found.folded, unfolded=found.left)
+    yield _checked(name, module, [rule for rule in rules if rule.needs == "module"])
+    with preview(loaded.module, loaded.inputs, target=target) as exports:
+        for one in exports:
+            case = Case(one.path or Path(name), budgets, export=one, exports=exports)
+            label = f"{name} ({one.exporter})"
+            fitting = [rule for rule in rules if rule.needs != "module" and rule.id not in _ANSWERED]
+            yield _checked(label, case, fitting)
+
+
+def _checked(name: str, case: Case, rules: Sequence[Rule]) -> CheckedModel:
     start = time.perf_counter()
-    case = Case(path, budgets)
     findings: list[Finding] = []
     skipped: dict[str, str] = {}
     for rule in rules:
-        reason = None if rule.needs == "bytes" else case.failure(rule.needs)
+        reason = _reason(rule, case)
         if reason is not None:
             skipped[rule.id] = reason
             continue
         try:
-            findings += _findings(rule, case)
+            findings += _findings(name, rule, case)
         except ModelError as error:
             # What a rule alone needs of the model, such as a run at other sizes, is not to be had.
             skipped[rule.id] = str(error)
     return CheckedModel(
-        model=str(path),
+        model=name,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
         figures=case.figures,
         not_checked=skipped,
         seconds=time.perf_counter() - start,
+        export=case.export,
     )
 
 
-def _findings(rule: Rule, case: Case) -> list[Finding]:
+def _reason(rule: Rule, case: Case) -> str | None:
+    """Why a rule cannot look; None where it can."""
+    if rule.needs in _MODULE:
+        return None
+    if case.export is not None and case.export.path is None:
+        return case.export.failure
+    return None if rule.needs == "bytes" else case.failure(rule.needs)
+
+
+def _findings(name: str, rule: Rule, case: Case) -> list[Finding]:
     return [
         Finding(
-            model=str(case.path),
+            model=name,
             rule=rule.id,
             severity=spot.severity or rule.severity,
             where=spot.where,
