@@ -52,13 +52,20 @@ def milder_of(one: Any) -> Milder:
     return found
 
 
+def finer_of(one: Any, model: Model) -> Milder:
+    """The form nearer to the original that a pass offers for an edit of `model`; its milder one by default."""
+    found: Callable[[Edit, Model], tuple[str, Edit] | None] | None = getattr(one, "finer", None)
+    return milder_of(one) if found is None else lambda edit: found(edit, model)
+
+
 def largest_that_stands(
-    whole: Trial, nothing: Trial, edits: tuple[Edit, ...], attempt: Attempt, floor: float | None, milder: Milder
+    whole: Trial, nothing: Trial, edits: tuple[Edit, ...], attempt: Attempt, floor: float | None, finer: Milder
 ) -> Trial:
     """Let the edits give way that do most harm alone, as few as bring the rest over the floor.
 
     Each edit is first judged alone on a few samples; those that break the model go at once. How many more give way,
-    worst first, is found by bisection: to their milder forms, and only where that does not do, altogether.
+    worst first, is found by bisection: to finer forms, where all of these do not do to the forms that are finer still,
+    and only at last altogether.
     """
     reasons: dict[str, str] = {}
     harm: dict[str, float] = {}
@@ -69,27 +76,25 @@ def largest_that_stands(
         elif alone.fidelity is not None:
             harm[edit.id] = 1 - alone.fidelity.score
     worst = sorted(harm, key=lambda name: (-harm[name], name))
-    softer = {edit.id: mild[1] for edit in edits if (mild := milder(edit)) is not None}
+    forms = {edit.id: edit for edit in edits}
+    given_way: set[str] = set()
 
-    def soften(count: int) -> Trial:
-        taken = {name: softer[name] for name in worst[:count] if name in softer}
-        why = reasons | {name: _sinks(harm[name], floor, whole, kept=True) for name in taken}
-        return _rest([taken.get(edit.id, edit) for edit in edits], set(reasons), why, attempt, nothing)
+    def trial_of(softer: dict[str, Edit], gone: set[str]) -> Trial:
+        kept = (given_way | softer.keys()) & harm.keys() - gone
+        why = reasons | {name: _sinks(harm[name], floor, whole, kept=name in kept) for name in kept | gone}
+        return _rest([(forms | softer)[edit.id] for edit in edits], gone | {*reasons}, why, attempt, nothing)
 
-    def revert(count: int) -> Trial:
-        base = [softer.get(edit.id, edit) for edit in edits] if softened else list(edits)
-        gone = set(reasons) | set(worst[:count])
-        why = reasons | {name: _sinks(harm[name], floor, whole, kept=False) for name in worst[:count]}
-        if softened:
-            why |= {name: _sinks(harm[name], floor, whole, kept=True) for name in softer.keys() & harm.keys() - gone}
-        return _rest(base, gone, why, attempt, nothing)
+    def first_softened(softer: dict[str, Edit]) -> Callable[[int], Trial]:
+        soft = [name for name in worst if name in softer]
+        return lambda count: trial_of({name: softer[name] for name in soft[:count]}, set())
 
-    softened = bool(softer)
-    if softened:
-        found = _fewest(soften, len(worst), floor)
+    while softer := {name: mild[1] for name, edit in forms.items() if (mild := finer(edit)) is not None}:
+        found = _fewest(first_softened(softer), len(softer), floor)
         if found is not None:
             return found
-    return _fewest(revert, len(worst), floor) or nothing
+        forms |= softer
+        given_way |= softer.keys()
+    return _fewest(lambda count: trial_of({}, set(worst[:count])), len(worst), floor) or nothing
 
 
 def _fewest(rest: Callable[[int], Trial], most: int, floor: float | None) -> Trial | None:

@@ -12,7 +12,7 @@ from onnxprune.judge import Broken, Evidence, judge, refuse_other_bits
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
-from onnxprune.reverting import Race, Trial, largest_that_stands, milder_of, no_slower, no_slower_at_all
+from onnxprune.reverting import Race, Trial, finer_of, largest_that_stands, milder_of, no_slower, no_slower_at_all
 from onnxprune.sites import GRAPH, Site
 
 
@@ -64,7 +64,8 @@ def take(
 
     trial = attempt(proposal.edits)
     if not trial.stands(floor):
-        trial = largest_that_stands(trial, Trial(model, (), blank), proposal.edits, attempt, floor, milder_of(one))
+        nothing = Trial(model, (), blank)
+        trial = largest_that_stands(trial, nothing, proposal.edits, attempt, floor, finer_of(one, model))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
     if race is not None and trial.edits and getattr(one, "exact", False):

@@ -14,7 +14,7 @@ from onnxprune.protocol import Context, Proposal
 from onnxprune.quantizing.applying import apply_edits
 from onnxprune.quantizing.forms import OPSETS, SMALLEST_BLOCK, block_of, forms_of, inputs_of
 from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse, tables_among
-from onnxprune.quantizing.milder import decoded_at_load
+from onnxprune.quantizing.milder import decoded_at_load, finer
 from onnxprune.quantizing.ranges import range_needs, ranges_of
 from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
 from onnxprune.quantizing.solving import Integers
@@ -201,6 +201,10 @@ class SparseInt8:
     def milder(self, edit: Edit) -> tuple[str, Edit] | None:
         """The same integers, decoded at load instead of multiplied: as small a file, products in float."""
         return decoded_at_load(edit)
+
+    def finer(self, edit: Edit, model: Model) -> tuple[str, Edit] | None:
+        """Eight bits without zeros in place of fewer bits or zeros; then the milder form."""
+        return finer(edit, model)
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model with its weights replaced; tensors of the edits are written as they are."""

@@ -4,10 +4,36 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from onnxprune.model import Model
 from onnxprune.plan import Edit
+from onnxprune.quantizing.recipes import Recipe
+from onnxprune.quantizing.solving import solve_weight
+from onnxprune.weights import find_weights
 
 # Forms that are there for speed, as reports name them.
 _GIVEN_UP = {"dynamic": "integer products", "static": "integer convolutions", "weight-only": "packed products"}
+
+
+# What an edit of few bits or many zeros has that one of eight bits has not.
+_FEW = {"bits", "blind", "block", "layout", "sparse", "transposed"}
+# The forms of eight bits.
+_WHOLE = {"block-rows": "gather", "packed-rows": "gather", "weight-only": "dynamic"}
+
+
+def finer(edit: Edit, model: Model) -> tuple[str, Edit] | None:
+    """Eight bits without zeros, rounded to the nearest, in place of fewer bits or zeros; then decoded at load.
+
+    Returns:
+        What is given up and the finer edit; None where nothing is left but the float weight.
+    """
+    few = [words for key, words in (("sparse", "zeros"), ("bits", "few bits")) if key in edit.args]
+    if not few:
+        return decoded_at_load(edit)
+    weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
+    forms = {name: _WHOLE.get(form, form) for name, form in edit.args["forms"].items()}
+    solved = solve_weight(weights[edit.args["weight"]], forms, Recipe())
+    args = {key: value for key, value in edit.args.items() if key not in _FEW}
+    return " and ".join(few), replace(edit, args={**args, "forms": forms, **solved.args}, tensors=solved.tensors)
 
 
 def decoded_at_load(edit: Edit) -> tuple[str, Edit] | None:
