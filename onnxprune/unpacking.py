@@ -26,7 +26,7 @@ def unpack(model: Path | str, output: Path | str) -> int:
     """
     path, destination = Path(model), Path(output)
     check_destination(destination, path)
-    dense, count = unpacked(load(path))
+    dense, count = unpacked(load(path), lookups=True)
     open_session(dense)
     save(dense, destination)
     return count

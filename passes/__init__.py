@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
+from onnxprune.passes.cluster import Cluster
 from onnxprune.passes.factor_embedding import FactorEmbedding
 from onnxprune.passes.factor_linear import FactorLinear
 from onnxprune.passes.merge_blocks import MergeBlocks
@@ -36,6 +37,7 @@ OWN: tuple[type[Any], ...] = (
     FactorLinear,
     FactorEmbedding,
     SparseInt8,
+    Cluster,
     PackWeights,
 )
 
@@ -58,6 +60,7 @@ def known() -> Mapping[str, type[Pass]]:
 
 __all__ = [
     "OWN",
+    "Cluster",
     "FactorEmbedding",
     "FactorLinear",
     "MergeBlocks",

@@ -251,14 +251,19 @@ def tied_embedding() -> onnx.ModelProto:
 
 
 def compressible() -> onnx.ModelProto:
-    """Rows of few different numbers, then a product whose weight is mostly zeros."""
+    """Rows of few different numbers and rows of any, then a product whose weight is mostly zeros."""
     table = np.random.default_rng(0).integers(-3, 4, (80, WIDTH)).astype(np.float32) / 8
     weight = weights(WIDTH, WIDTH)
     weight[np.random.default_rng(1).random(weight.shape) < 0.8] = 0
-    nodes = [node("Gather", ["table", "ids"], ["rows"]), node("MatMul", ["rows", "w"], ["y"])]
+    nodes = [
+        node("Gather", ["table", "ids"], ["rows"]),
+        node("Gather", ["other", "ids"], ["others"]),
+        node("Add", ["rows", "others"], ["sum"]),
+        node("MatMul", ["sum", "w"], ["y"]),
+    ]
     inputs = [info("ids", ("batch", "sequence"), INT64)]
     outputs = [info("y", ("batch", "sequence", WIDTH))]
-    return model(nodes, inputs, outputs, {"table": table, "w": weight})
+    return model(nodes, inputs, outputs, {"table": table, "other": weights(80, WIDTH), "w": weight})
 
 
 def convolution(

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cosines",
     ),
     ("protocol",),
-    ("removal", "tables", "factoring", "quantizing"),
+    ("removal", "tables", "factoring", "quantizing", "clustering"),
     ("merging",),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),

@@ -32,7 +32,7 @@ def test_unpacking_undoes_packing() -> None:
     optimize("model.onnx", output="dense.onnx", passes=["simplify"])
     optimize("dense.onnx", output="packed.onnx", passes=["pack-weights"])
     assert len(find_packed(load("packed.onnx").graph)) == 2
-    assert Path("packed.onnx").stat().st_size < 0.6 * Path("dense.onnx").stat().st_size
+    assert Path("packed.onnx").stat().st_size < 0.7 * Path("dense.onnx").stat().st_size
     assert run("unpack", "packed.onnx", "-o", "again.onnx") == (0, "again.onnx: written, 2 weights unpacked\n")
     assert Path("again.onnx").read_bytes() == Path("dense.onnx").read_bytes()
 

@@ -5,6 +5,7 @@
 """
 
 from onnxprune.packing.forms import Coded, Dense, Filled, Form, Masked, encode
+from onnxprune.packing.lookups import Lookup, find_lookups
 from onnxprune.packing.reading import Packed, find_packed
 from onnxprune.packing.unpacking import unpacked
 from onnxprune.packing.writing import PackWriter
@@ -14,10 +15,12 @@ __all__ = [
     "Dense",
     "Filled",
     "Form",
+    "Lookup",
     "Masked",
     "PackWriter",
     "Packed",
     "encode",
+    "find_lookups",
     "find_packed",
     "unpacked",
 ]

@@ -49,7 +49,7 @@ class Packed:
         return self.form.decoded().astype(self.dtype, copy=False).reshape(self.shape)
 
 
-class _Other(Exception):  # noqa: N818 - an answer, not an error
+class Other(Exception):  # noqa: N818 - an answer, not an error
     """Not one of our forms."""
 
 
@@ -59,11 +59,11 @@ def find_packed(graph: gs.Graph) -> tuple[Packed, ...]:
     inner: set[int] = set()
     for node in reversed(graph.nodes):
         # A packed weight's own Reshape is no packed weight.
-        if node.domain or node.op not in _ROOTS or id(node) in inner:
+        if node.domain or node.op not in _ROOTS or not node.outputs or id(node) in inner:
             continue
         try:
             packed = _read(node)
-        except _Other:
+        except Other:
             continue
         found.append(packed)
         inner |= {id(each) for each in packed.nodes}
@@ -74,7 +74,7 @@ _ROOTS = {"Cast", "Reshape"}
 
 
 @dataclass
-class _Reader:
+class Reader:
     """Follows operators upwards and keeps those that it passed."""
 
     nodes: list[gs.Node] = field(default_factory=list)
@@ -83,7 +83,7 @@ class _Reader:
         """The operator that makes a tensor, which must be `op`."""
         node = producer(tensor)
         if isinstance(tensor, gs.Constant) or node is None or node.op != op or node.domain:
-            raise _Other
+            raise Other
         self.nodes.append(node)
         return node
 
@@ -108,13 +108,13 @@ class _Reader:
         """What a Cast to a type reads."""
         node = self.node(tensor, "Cast")
         if node.attrs.get("to") != to:
-            raise _Other
+            raise Other
         return node.inputs[0]
 
     def equal(self, tensor: gs.Tensor, expected: Array) -> None:
         """Hold that a constant has these numbers."""
         if not np.array_equal(constant(tensor), expected):
-            raise _Other
+            raise Other
 
     def stream(self, tensor: gs.Tensor, count: int | None) -> Form:
         """The form of a sequence; `count` of its numbers count, all of them where it is None."""
@@ -125,7 +125,7 @@ class _Reader:
             return self.filled(expanded, count)
         gather = self.node(tensor, "Gather")
         if gather.attrs.get("axis", 0) != 0:
-            raise _Other
+            raise Other
         source = producer(gather.inputs[1])
         if source is not None and source.op == "Add":
             return self.masked(gather, count)
@@ -137,7 +137,7 @@ class _Reader:
         if part is None:
             return self.stream(tensor, None)
         if len(part.inputs) != 4:
-            raise _Other
+            raise Other
         for slot, expected in ((1, 0), (2, count), (3, 0)):
             self.equal(part.inputs[slot], np.array([expected]))
         return self.stream(part.inputs[0], count)
@@ -147,10 +147,10 @@ class _Reader:
         shape = constant(node.inputs[1])
         total = int(np.prod(shape, dtype=np.int64))
         if not 0 <= total <= LARGEST_COUNT or (count is not None and count > total):
-            raise _Other
+            raise Other
         value = constant(node.inputs[0])
         if value.shape != (1,):
-            raise _Other
+            raise Other
         return Filled(value, total if count is None else count)
 
     def coded(self, gather: gs.Node, count: int | None) -> Coded:
@@ -158,10 +158,10 @@ class _Reader:
         codes = constant(self.cast(gather.inputs[1], _INT32))
         codebook, symbols = self.table(gather.inputs[0])
         if codes.dtype != np.uint8 or codes.ndim != 1 or (len(codes) and codes.max() >= _rows(codebook, symbols)):
-            raise _Other
+            raise Other
         held = len(codes) * symbols
         if count is not None and count > held:
-            raise _Other
+            raise Other
         return Coded(codes, codebook, symbols, held if count is None else count)
 
     def table(self, tensor: gs.Tensor) -> tuple[Array, int]:
@@ -174,11 +174,11 @@ class _Reader:
             table = constant(self.cast(gather.inputs[1], _INT32))
             symbols = table.shape[1] if table.ndim == 2 else 0
             if symbols not in {2, 3, 4, 5, 8} or not np.array_equal(table, digits(symbols)):
-                raise _Other
+                raise Other
             if len(codebook) <= int(table.max()):
-                raise _Other
+                raise Other
         if codebook.ndim != 1 or not 0 < len(codebook) <= 256:
-            raise _Other
+            raise Other
         return codebook, symbols
 
     def masked(self, gather: gs.Node, count: int | None) -> Masked:
@@ -186,22 +186,22 @@ class _Reader:
         joined = self.node(gather.inputs[0], "Concat")
         place = self.node(gather.inputs[1], "Add")
         if joined.attrs.get("axis") != 0 or len(joined.inputs) != 2:
-            raise _Other
+            raise Other
         looked_up, total = self.node(place.inputs[0], "Gather"), self.node(place.inputs[1], "CumSum")
         at = looked_up.inputs[1]
         set_bits = self.node(total.inputs[0], "Gather")
         if set_bits.inputs[1] is not at or total.attrs.get("exclusive") != 1 or total.attrs.get("reverse", 0):
-            raise _Other
+            raise Other
         self.equal(total.inputs[1], np.array(0))
         where = self.node(looked_up.inputs[0], "Where")
         through = self.node(set_bits.inputs[0], "Gather")
         self.equal(through.inputs[1], np.array([7]))
         before = self.node(where.inputs[1], "Sub")
         if through.attrs.get("axis") != 1 or before.inputs[0] is not through.inputs[0]:
-            raise _Other
+            raise Other
         summed = self.node(through.inputs[0], "CumSum")
         if summed.inputs[0] is not before.inputs[1] or summed.attrs.get("exclusive", 0):
-            raise _Other
+            raise Other
         self.equal(summed.inputs[1], np.array(1))
         self.equal(self.cast(summed.inputs[0], _INT32), digits(8))
         self.equal(self.cast(where.inputs[0], onnx.TensorProto.BOOL), digits(8))
@@ -211,7 +211,7 @@ class _Reader:
         behind = self.filled(self.node(joined.inputs[1], "Expand"), None)
         known = bits.count * 8 if count is None else count
         if behind.count != values.count + 1:
-            raise _Other
+            raise Other
         return Masked(bits, _first(values, _set_bits(bits, known)), behind.value, known)
 
 
@@ -220,7 +220,7 @@ def _first(form: Form, count: int) -> Form:
     if isinstance(form, Coded) and form.count - form.symbols < count <= form.count:
         return Coded(form.codes, form.codebook, form.symbols, count)
     if form.count != count:
-        raise _Other
+        raise Other
     return form
 
 
@@ -228,9 +228,9 @@ def _set_bits(form: Form, count: int) -> int:
     """How many of `count` bits are set; behind them none may be."""
     packed = form.decoded()
     if packed.dtype != np.uint8 or count > 8 * len(packed):
-        raise _Other
+        raise Other
     if np.unpackbits(packed[count // 8 :])[count % 8 :].any():
-        raise _Other
+        raise Other
     return int(counts_of_bytes(packed) @ digits(8).sum(axis=1))
 
 
@@ -239,25 +239,25 @@ def _rows(codebook: Array, symbols: int) -> int:
 
 
 def _read(root: gs.Node) -> Packed:
-    reader = _Reader()
+    reader = Reader()
     out, node, dtype = root.outputs[0], root, None
     if node.op == "Cast":
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(node.attrs["to"]))
         reader.nodes.append(node)
         node = producer(node.inputs[0])
         if dtype not in NARROW or node is None or node.op != "Reshape":
-            raise _Other
+            raise Other
     reader.nodes.append(node)
     shape = constant(node.inputs[1])
     if shape.ndim != 1 or (shape < 0).any():
-        raise _Other
+        raise Other
     sizes = tuple(int(size) for size in shape)
     total = int(np.prod(sizes, dtype=np.int64))
     if not 0 < total <= LARGEST_COUNT:
-        raise _Other
+        raise Other
     form = reader.beginning(node.inputs[0], total)
     if form.count != total or isinstance(form, Dense):
-        raise _Other
+        raise Other
     stored = _dtype_of(form)
     return Packed(out, form, sizes, stored if dtype is None else dtype, tuple(reader.nodes))
 
@@ -265,7 +265,7 @@ def _read(root: gs.Node) -> Packed:
 def _dtype_of(form: Form) -> np.dtype[Any]:
     if isinstance(form, Masked):
         if _dtype_of(form.values) != form.background.dtype:
-            raise _Other
+            raise Other
         return np.dtype(form.background.dtype)
     if isinstance(form, Coded):
         return np.dtype(form.codebook.dtype)
@@ -275,7 +275,7 @@ def _dtype_of(form: Form) -> np.dtype[Any]:
 def constant(tensor: gs.Tensor) -> Array:
     """The numbers of a constant; anything else is none of our forms."""
     if not isinstance(tensor, gs.Constant):
-        raise _Other
+        raise Other
     return numbers(tensor)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from scipy.linalg import cholesky, lapack
 
 from onnxprune.solvers.gram import Array, Matrix, damped, dead_inputs
+from onnxprune.solvers.kmeans import nearest
 from onnxprune.solvers.quantize import INT8_MAX
 from onnxprune.solvers.wanda import Blocks, blocks_mask
 
@@ -40,6 +41,7 @@ def solve(
     kept: Array | None = None,
     scale: Array | None = None,
     largest: int = INT8_MAX,
+    codebook: Array | None = None,
     descending: bool = False,
     swept: int = _SWEPT,
     damping: float = _DAMPING,
@@ -55,6 +57,7 @@ def solve(
         scale: steps that broadcast against `weight`, from the dense weight: [n] or [1, n] for one an output, [k, n] for
             one a block of inputs. None: values stay real.
         largest: largest integer of the grid.
+        codebook: sorted; values become the nearest of its numbers. Not with a scale.
         descending: sweep the inputs of the largest second moment first, which leaves their errors the most inputs to
             be made up by. Not with zeros in consecutive inputs.
         swept: inputs per sweep.
@@ -79,6 +82,7 @@ def solve(
         kept=None if kept is None else np.asarray(kept, dtype=bool)[order],
         sparsity=sparsity,
         largest=largest,
+        codebook=codebook,
     )
     if isinstance(sparsity, Blocks):
         swept = max(swept - swept % sparsity.of, sparsity.of)
@@ -113,6 +117,7 @@ class _Sweep:
     dead: Array
     sparsity: float | Blocks
     largest: int
+    codebook: Array | None = None
     lost: float = 0.0
 
     def over(self, start: int, stop: int) -> None:
@@ -151,6 +156,8 @@ class _Sweep:
         return np.asarray(score)
 
     def _rounded(self, row: int) -> Matrix:
+        if self.codebook is not None:
+            return np.asarray(self.codebook[nearest(self.weight[row], self.codebook)])
         if self.steps is None:
             return np.asarray(self.weight[row])
         step = self.steps[row]

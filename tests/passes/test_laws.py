@@ -34,6 +34,7 @@ from tests import graphs
 
 # A new pass adds its line: the specs that are tried on every graph.
 SPECS: dict[str, tuple[str, ...]] = {
+    "cluster": ("cluster", "cluster:centroids=256", "cluster:solver=round,embeddings=no"),
     "factor-embedding": (
         "factor-embedding:ratio=0.4",
         "factor-embedding:rank=8,clusters=1,norms=yes",
@@ -201,7 +202,7 @@ def counted(model: Model, *, weights: bool) -> int:
     """Numbers in constants, scales and zero points aside."""
     return sum(
         elements(tensor) * (2 if PACKED.search(tensor.name) else 1)
-        for tensor in constants(unpacked(model)[0].graph)
+        for tensor in constants(unpacked(model, lookups=True)[0].graph)
         if (is_weight(tensor) or not weights) and not SCALES.search(tensor.name)
     )
 
