@@ -12,6 +12,7 @@ from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import OptionError
 from onnxprune.loss import check_loss
+from onnxprune.measurement import measure, parse_targets
 from onnxprune.model import Model, data_files, save
 from onnxprune.packing import unpacked
 from onnxprune.passes import PackWeights, known
@@ -29,7 +30,8 @@ from onnxprune.search.searcher import Searcher
 from onnxprune.stages import Outcome, run_passes
 from onnxprune.subject import Subject, load_subject
 from onnxprune.synthetic import parse_shapes
-from onnxprune.targets.target import parse_target
+from onnxprune.targets.target import Timer
+from onnxprune.targets.together import refusals, together
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
 LOSSLESS_PASSES = ("simplify", "remove-dead")
@@ -48,7 +50,7 @@ def optimize(
     data: str | None = None,
     passes: Sequence[str] = (),
     fidelity: float | Literal["off"] | None = None,
-    target: str = "cpu:1",
+    target: str | Sequence[str] = "cpu:1",
     shape: Sequence[str] = (),
     seed: int = 0,
     allow_synthetic: bool = False,
@@ -71,7 +73,7 @@ def optimize(
         data: sample inputs: an .npz, a folder of .npz files, or `module:function`; synthetic inputs without it.
         passes: specs of the passes to run after `simplify`; the default pipeline without them.
         fidelity: the floor under which edits are reverted; 0.95 by default, none with `passes`.
-        target: where to time, e.g. `cpu:1`.
+        target: where to time, e.g. `cpu:1`; of several, an edit made for speed must please each.
         shape: `NAME=1x128` for the timed run; the first sample's shapes by default.
         seed: of every random choice.
         allow_synthetic: let passes calibrate on synthetic inputs.
@@ -92,9 +94,14 @@ def optimize(
     """
     path = Path(model)
     destination = Path(output) if output is not None else path.with_name(f"{path.stem}.optimized.onnx")
-    place = parse_target(target)
+    places = parse_targets(target)
+    place = together(places)
     check_loss(loss)
     goal = _goal(fidelity, speedup=speedup, latency=latency, size=size, budget=budget)
+    if goal.latency_ms is not None and next(each.latency for each in places if each.latency != "none") != "wall":
+        raise OptionError(
+            f"A latency goal needs milliseconds, which {place.name} does not give. Name a speed-up instead."
+        )
     if goal.searches and passes:
         raise OptionError("pass and a goal exclude each other: passes say what is done, a goal has it searched.")
     chosen = _passes(passes)
@@ -156,10 +163,12 @@ def optimize(
         stem = destination.with_suffix("")
         forms = deploy(destination, fixed_shapes=fixed_shapes, ort=ort, output=stem, data=data, seed=seed).forms
     progress(f"time both on {place.name}")
-    before, after = place.time((subject.path, destination), subject.timed, budget_s=TIMING_S)
+    files = (subject.path, destination)
+    measurements = tuple(measure(each, files, subject.timed, budget_s=TIMING_S) for each in places)
+    timed = [each.models[1] for each in measurements if each.models]
     finish = Finish(
-        speedup=after.speedup.ratio,
-        latency_ms=after.latency_ms.median,
+        speedup=min(each.speedup.ratio for each in timed),
+        latency_ms=timed[0].latency_ms.median,
         size_bytes=_size(destination),
         fidelity=outcome.fidelity.score,
     )
@@ -172,9 +181,7 @@ def optimize(
         data=_data_note(subject),
         before=_cost(subject.model, path, subject.timed),
         after=_cost(outcome.model, destination, subject.timed),
-        timed_before=before,
-        timed_after=after,
-        target=place.name,
+        measurements=measurements,
         shape={name: value.shape for name, value in subject.timed.items()},
         fidelity=outcome.fidelity,
         goal=Reached(
@@ -190,6 +197,7 @@ def optimize(
             *_loss_notes(subject, outcome.edits),
             *_sparsity_notes(outcome.edits),
             *trail.notes(),
+            *_refused(place),
         ),
         forms=forms,
     )
@@ -246,6 +254,11 @@ def _loss_notes(subject: Subject, edits: Sequence[Edit]) -> tuple[str, ...]:
     if subject.loss is None or all(edit.args.get("score") != "loss" for edit in edits):
         return ()
     return (f"loss: {subject.loss.what}, of {len(subject.loss.feeds)} calibration samples",)
+
+
+def _refused(place: Timer) -> tuple[str, ...]:
+    """Forms that were no choice, since a target would not have them."""
+    return tuple(f"a form was given up: {reason}" for reason in refusals(place))
 
 
 def _sparsity_notes(edits: Sequence[Edit]) -> tuple[str, ...]:

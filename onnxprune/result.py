@@ -10,6 +10,7 @@ from typing import Any
 from onnxprune.cost import Cost
 from onnxprune.deployment import Form
 from onnxprune.fidelity import Fidelity
+from onnxprune.measurement import Measurement
 from onnxprune.plan import Report
 from onnxprune.targets.timing import Timed
 
@@ -48,7 +49,7 @@ class Result:
     """A finished optimization.
 
     Attributes:
-        target: where it was timed, e.g. `cpu:1`.
+        measurements: of the input and the output, one a target; the first that gives figures is what `speedup` tells.
         shape: of every input of the timed run, by name.
         notes: what loading left out and other remarks.
         forms: other files that the result was written to: static inputs, the ORT format.
@@ -60,15 +61,33 @@ class Result:
     data: DataNote
     before: Cost
     after: Cost
-    timed_before: Timed
-    timed_after: Timed
-    target: str
+    measurements: tuple[Measurement, ...]
     shape: Mapping[str, tuple[int, ...]]
     fidelity: Fidelity
     goal: Reached
     reports: tuple[Report, ...]
     notes: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
+
+    @property
+    def measured(self) -> Measurement:
+        """On the first target that gives figures."""
+        return next(each for each in self.measurements if each.models)
+
+    @property
+    def target(self) -> str:
+        """That target's name."""
+        return self.measured.target
+
+    @property
+    def timed_before(self) -> Timed:
+        """Of the input, there."""
+        return self.measured.models[0]
+
+    @property
+    def timed_after(self) -> Timed:
+        """Of the output, there."""
+        return self.measured.models[1]
 
     def to_json(self) -> dict[str, Any]:
         """DESIGN section 6; the keys are stable."""
@@ -84,6 +103,7 @@ class Result:
                 "shape": {name: list(shape) for name, shape in self.shape.items()},
                 **self.timed_after.speedup.to_json(),
             },
+            "targets": [each.to_json((self.input, self.output)) for each in self.measurements],
             "fidelity": self.fidelity.to_json(),
             "goal": asdict(self.goal),
             "passes": [
@@ -101,4 +121,5 @@ class Result:
 
 
 def _figures(cost: Cost, timed: Timed) -> dict[str, Any]:
-    return {**asdict(cost), "load_ms": timed.load_ms, "latency_ms": timed.latency_ms.to_json()}
+    figures = {key: value for key, value in timed.to_json().items() if key != "speedup"}
+    return asdict(cost) | figures

@@ -29,7 +29,7 @@ from onnxprune.steps import Step
 from onnxprune.store import Held, Store, Tables, digest_of, key_of, open_store
 from onnxprune.subject import Subject
 from onnxprune.targets.machine import machine
-from onnxprune.targets.target import Target
+from onnxprune.targets.target import Timer
 
 # Gram matrices up to so many bytes are kept: reading them back is faster than running the samples again.
 _KEPT_STATISTICS = 2**28
@@ -117,7 +117,7 @@ class Trail:
         return key_of(self.base, wanted, edits_digest(edits))
 
 
-def trail_of(path: Path, subject: Subject, place: Target, seed: int, *, fresh: bool) -> Trail:
+def trail_of(path: Path, subject: Subject, place: Timer, seed: int, *, fresh: bool) -> Trail:
     """The trail of a job on one model, in the user's store."""
     samples = subject.samples
     base = {

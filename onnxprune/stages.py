@@ -18,7 +18,7 @@ from onnxprune.resuming import Trail
 from onnxprune.sites import find_sites
 from onnxprune.steps import Step, take
 from onnxprune.subject import Subject, collected, context_for, race_on
-from onnxprune.targets.target import Target
+from onnxprune.targets.target import Timer
 
 Progress = Callable[[str], None]
 
@@ -36,7 +36,7 @@ class Outcome:
 def run_passes(
     chosen: Sequence[Pass],
     subject: Subject,
-    place: Target,
+    place: Timer,
     trail: Trail,
     floor: float | None,
     *,
@@ -75,7 +75,7 @@ class _Job:
     """One way through the passes."""
 
     def __init__(
-        self, subject: Subject, place: Target, trail: Trail, floor: float | None, seed: int, progress: Progress
+        self, subject: Subject, place: Timer, trail: Trail, floor: float | None, seed: int, progress: Progress
     ) -> None:
         timings = trail.timings()
         self._subject = subject

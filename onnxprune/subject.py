@@ -31,7 +31,7 @@ from onnxprune.sites import find_sites
 from onnxprune.store import Tables
 from onnxprune.structure import read_structure
 from onnxprune.synthetic import probes
-from onnxprune.targets.target import Target
+from onnxprune.targets.target import Timer
 from onnxprune.targets.timing import Ratio
 
 # Seconds a model when forms are raced against each other.
@@ -91,7 +91,7 @@ def load_subject(
     return Subject(path, model, session, samples, timed, evidence, measure, mask, packed)
 
 
-def race_on(place: Target, feeds: Feeds, tables: Tables | None = None) -> Race:
+def race_on(place: Timer, feeds: Feeds, tables: Tables | None = None) -> Race:
     """Times models in alternation on the target, each written as it would be saved; the same ones only once."""
     shapes = {name: [str(value.dtype), *value.shape] for name, value in sorted(feeds.items())}
 

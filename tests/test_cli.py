@@ -151,6 +151,33 @@ def test_time_compares_with_the_first_model() -> None:
     assert "times as fast as the first" in table
 
 
+def test_several_targets_have_a_column_each() -> None:
+    targets = ("--target", "cpu", "--target", "cpu-mobile", "--target", "nnapi")
+    document = answer("optimize", "model.onnx", "-o", "small.onnx", *targets)
+    assert [each["target"] for each in document["targets"]] == ["cpu:1", "cpu-mobile", "nnapi"]
+    assert document["speedup"]["target"] == "cpu:1"
+    wall, mobile, forecast = document["targets"]
+    for each in (wall, mobile):
+        assert each["latency"] == "wall"
+        assert [row["model"] for row in each["models"]] == ["model.onnx", "small.onnx"]
+        assert all(row["latency_ms"]["median"] > 0 and row["placement"]["nodes"] for row in each["models"])
+    assert all("latency_ms" not in row and row["forecasts"] for row in forecast["models"])
+    text = run("time", "model.onnx", "small.onnx", "--seconds", "0.02", *targets).stdout
+    assert "alternated runs on cpu-mobile" in text
+    assert "nodes on Nnapi" in text
+    text = run("optimize", "model.onnx", "-o", "small.onnx", *targets).stdout
+    assert "cpu-mobile" in text
+    assert "forecast" in text
+
+
+def test_a_forecast_alone_is_no_target_to_optimize_for() -> None:
+    result = run("optimize", "model.onnx", "--target", "coreml")
+    assert result.exit_code == 2
+    assert result.stderr == (
+        "onnxprune: Nothing runs on coreml: a forecast. Name a target that runs as well, for example --target cpu:1.\n"
+    )
+
+
 def test_inspect_lists_sites_parameters_and_work() -> None:
     document = answer("inspect", "model.onnx", "--shape", "x=2x3x64")
     assert set(document) >= {"inputs", "outputs", "opset", "params", "macs", "sites"}

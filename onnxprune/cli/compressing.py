@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, progress_of, quietly
-from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, factor, floor
+from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGETS, factor, floor
 
 
 @click.command()
@@ -23,7 +23,7 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, factor, floor
 @click.option("--size", metavar="0.2x|20MB", help="Of the file, at most.")
 @click.option("--budget", type=float, metavar="MINUTES", help="After which a search begins nothing new.")
 @click.option("--loss", help="What edits are scored by: next-token, labels (default if --data has some) or divergence.")
-@TARGET
+@TARGETS
 @SHAPE
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")

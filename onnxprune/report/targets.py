@@ -29,6 +29,38 @@ def print_targets(targets: Sequence[Target], console: Console) -> None:
     console.print("[bold]provider:NAME[/]: any other provider of the installed onnxruntime", soft_wrap=True)
 
 
+def print_measurements(measurements: Sequence[Measurement], paths: Sequence[Path], console: Console) -> None:
+    """Print a column a target where there are several, and where nodes run that do not run on onnxruntime's own."""
+    if len(measurements) > 1:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("")
+        for measured in measurements:
+            table.add_column(measured.target, justify="right")
+        for at, title in enumerate(("before", "after")):
+            table.add_row(title, *(_cell(measured, at) for measured in measurements))
+        table.add_row("times as fast", *(_ratio(measured) for measured in measurements))
+        console.print(table)
+    for measured in measurements:
+        for line in placement_lines(measured, paths):
+            console.print(f"{measured.target}: {line}", soft_wrap=True, markup=False)
+        for note in measured.notes:
+            console.print(f"note: {note}", soft_wrap=True, markup=False)
+
+
+def _cell(measured: Measurement, at: int) -> str:
+    if measured.models:
+        return cost_text(measured.models[at])
+    placed = measured.placements[at]
+    return f"{placed.counts[placed.provider]} of {len(placed.nodes)} nodes"
+
+
+def _ratio(measured: Measurement) -> str:
+    if not measured.models:
+        return "forecast"
+    ratio = measured.models[1].speedup
+    return f"{ratio.ratio:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
+
+
 def print_timings(result: Timings, console: Console) -> None:
     """Print figures of each model on each target, and where their nodes run."""
     for measured in result.measurements:

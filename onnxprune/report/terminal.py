@@ -16,6 +16,7 @@ from onnxprune.comparison import Comparison
 from onnxprune.dimensions import Pin
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
+from onnxprune.report.targets import cost_text, print_measurements
 from onnxprune.result import Result
 from onnxprune.validate import OutputFigures
 
@@ -30,6 +31,7 @@ def print_result(result: Result, console: Console) -> None:
         )
     console.print(f"[bold]{result.output}[/] — {_verdict(result)}", soft_wrap=True)
     console.print(_figures(result))
+    print_measurements(result.measurements, (result.input, result.output), console)
     for line in _fidelity(result):
         console.print(line, soft_wrap=True)
     for report in result.reports:
@@ -58,13 +60,14 @@ def _figures(result: Result) -> Table:
     table.add_row("parameters", f"{before.params:,}", f"{after.params:,}", f"{after.nonzero:,} not zero")
     if before.macs is not None and after.macs is not None:
         table.add_row("MACs a run", f"{before.macs:,}", f"{after.macs:,}")
-    table.add_row("load", f"{result.timed_before.load_ms:.1f} ms", f"{result.timed_after.load_ms:.1f} ms")
     timed, base = result.timed_after, result.timed_before
+    if timed.instructions is None:
+        table.add_row("load", f"{base.load_ms:.1f} ms", f"{timed.load_ms:.1f} ms")
     ratio = timed.speedup
     table.add_row(
-        "latency",
-        f"{base.latency_ms.median:.2f} ms",
-        f"{timed.latency_ms.median:.2f} ms",
+        "latency" if timed.instructions is None else "a run",
+        cost_text(base),
+        cost_text(timed),
         f"{ratio.ratio:.2f} x [{ratio.low:.2f}, {ratio.high:.2f}] on {result.target}, {ratio.runs} paired runs",
     )
     table.caption = f"timed on {_shape(result.shape)}"

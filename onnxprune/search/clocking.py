@@ -27,7 +27,7 @@ from onnxprune.search.memory import Memory
 from onnxprune.search.pieces import Border, Cutter, Piece, border_of, observed
 from onnxprune.search.places import Place
 from onnxprune.search.tables import LatencyTable, monotone
-from onnxprune.targets.target import Target
+from onnxprune.targets.target import Timer
 
 # Seconds of one race between the levels of one piece, and of one whole model.
 PIECE_S = 2.0
@@ -48,7 +48,7 @@ class Stopwatch:
         races: how many were run; 0 where everything was remembered.
     """
 
-    target: Target
+    target: Timer
     original: Path
     identity: str
     feeds: Feeds
@@ -71,7 +71,7 @@ class Stopwatch:
             with ExitStack() as stack:
                 paths = [self.original, *(stack.enter_context(written(build(choices[at]))) for at in new)]
                 timed = self.target.time(paths, self.feeds, budget_s=WHOLE_S * len(paths))
-            original_ms = timed[0].latency_ms.median
+            original_ms = timed[0].cost
             for at, one in zip(new, timed[1:], strict=True):
                 known[keys[at]] = [one.speedup.ratio, original_ms / one.speedup.ratio]
                 self.memory.save(keys[at], known[keys[at]])
@@ -86,7 +86,7 @@ class Stopwatch:
             self.races += 1
             with written(model) as path:
                 timed = self.target.time([self.original, path], self.feeds, budget_s=2 * FINISHED_S)
-            held = [timed[1].speedup.ratio, timed[1].latency_ms.median]
+            held = [timed[1].speedup.ratio, timed[1].cost]
             self.memory.save(key, held)
         return float(held[0]), float(held[1])
 
@@ -104,7 +104,7 @@ class Stopwatch:
                 paths = [stack.enter_context(written(model)) for model in models]
                 timed = self.target.time(paths, feeds, budget_s=PIECE_S)
             # One clock for all: the first one's low percentile, and how many times as fast each is, round by round.
-            base = timed[0].latency_ms.p10
+            base = timed[0].fastest
             call, *others = (base / one.speedup.ratio for one in timed[1:])
             found |= {level: max(ms - call, 0.0) for level, ms in zip(levels, (base, *others), strict=True)}
         return found

@@ -34,7 +34,7 @@ from onnxprune.sites import find_sites
 from onnxprune.solvers.spdy import search_coefficients
 from onnxprune.structure import read_structure
 from onnxprune.subject import Subject
-from onnxprune.targets.target import Target
+from onnxprune.targets.target import Timer
 
 # Coefficients drawn and mutated for one limit; METHODS names 10 and 10 at least.
 DRAWS, MUTATIONS = 10, 20
@@ -81,7 +81,7 @@ class Searcher:
 
     subject: Subject
     model: Model
-    target: Target
+    target: Timer
     identity: str
     memory: Memory
     timings: Memory
