@@ -93,6 +93,9 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
             readers = [str(name) for name in names]
             raw = add_bias(copy.graph, readers, edit.tensors[f"bias.{at}"], overridable=copy.overridable)
             shapes.update({new: shapes[old] for new, old in raw.items()})
+    runs = len(next(iter(shapes.values()), ()))
+    # Biases that were made have been seen in no run.
+    shapes |= {t.name: (tuple(t.shape),) * runs for t in constants(copy.graph) if t.name not in shapes}
     structure = read_structure(copy, shapes, interface=bool(args.get("interface", False)))
     sites = {site.id: site for site in find_sites(copy, structure) if site.dimension is not None}
     removals: dict[int, tuple[int, ...]] = {}

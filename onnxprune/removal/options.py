@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,7 +24,7 @@ from onnxprune.removal.edits import (
     weight_parts,
     weights_of,
 )
-from onnxprune.removal.refitting import Surroundings, survey, with_refit
+from onnxprune.removal.refitting import Surroundings, as_left, survey, with_refit
 from onnxprune.sites import GRAPH, Kind, Site, between_weights
 from onnxprune.solvers import scores
 from onnxprune.structure import Structure
@@ -108,10 +108,11 @@ class Removal:
         if self.scope == "global" and not self.units and not self.levels:
             counts = self._global_counts(model, open_sites, structure, context)
         first = shapes_edit(self.name, structure)
+        by_id = {site.id: site for site in open_sites}
         edits: list[Edit] = []
         current, held = model, weights_of(model.graph)
         for site, count in zip(open_sites, counts, strict=True):
-            edit = self._edit(site, count, current, held, context, first)
+            edit = self._edit(site, count, model, current, held, by_id, context, [first, *edits])
             if edit is None:
                 skips.append(Skip(site=site.id, why=f"all {site.units} units stay"))
                 continue
@@ -175,24 +176,44 @@ class Removal:
         return open_sites, skips
 
     def _edit(
-        self, site: Site, count: int, current: Model, held: Weights, context: Context, first: Edit
+        self,
+        site: Site,
+        count: int,
+        model: Model,
+        current: Model,
+        held: Weights,
+        sites: Mapping[str, Site],
+        context: Context,
+        before: Sequence[Edit],
     ) -> Edit | None:
-        """The edit of one site; None where all its units stay."""
+        """The edit of one site; None where all its units stay.
+
+        Args:
+            site: with its units.
+            count: of units that go, where none are named.
+            model: uncut, on which all edits are carried out together.
+            current: the same, less what edits before have cut.
+            held: stored tensors of that.
+            sites: by id.
+            context: what may be looked at.
+            before: edits that come before; the first records shapes.
+        """
         structure = context.structure
         picked = self._picked(site)
         if structure is None or not (picked if self.units else count > 0):
             return None
+        cuts = [(dimension_of(sites[each.site], structure), each.args["units"]) for each in before[1:]]
         around, refused = None, ""
         if context.compare_inputs is not None and self._looks(context):
             try:
-                dimension = dimension_of(site, structure)
+                dimension = as_left(dimension_of(site, structure), cuts)
                 around = survey(current, context.original or current, dimension, context.compare_inputs)
             except Declined as reason:
                 refused = str(reason)
         units = picked or scores.lowest(self._scores(held, site, structure, context, around), count)
-        edit = removal_edit(self.name, site, units, first)
+        edit = removal_edit(self.name, site, units, before[0])
         if around is not None and self.refit:
-            return with_refit(edit, around, units, current)
+            return with_refit(edit, around, units, model, cuts)
         return replace(edit, args={**edit.args, "not_refitted": refused}) if refused else edit
 
     def _picked(self, site: Site) -> tuple[int, ...]:

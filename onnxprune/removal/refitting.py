@@ -19,6 +19,8 @@ from onnxprune.removal.layers import Layer, layers_of
 from onnxprune.solvers.reconstruction import Against, refit
 
 Array = np.ndarray[Any, Any]
+# A dimension, and the units that go from it.
+Cut = tuple[Dimension, Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +71,15 @@ def _target(layer: Layer, values: Array) -> Array:
     return values.reshape(len(values), -1).T.astype(np.float64)
 
 
-def with_refit(edit: Edit, around: Surroundings, units: Sequence[int], model: Model) -> Edit:
+def with_refit(edit: Edit, around: Surroundings, units: Sequence[int], model: Model, cuts: Sequence[Cut] = ()) -> Edit:
     """The edit with the weights and bias gains that make up for the units that go.
 
     Args:
         edit: removes `units`.
-        around: of its site.
+        around: of its site, in the model as the cuts have left it.
         units: that go.
-        model: whose stored weights give layout and type.
+        model: on which all are carried out together; its stored weights give layout and type.
+        cuts: that come before. What they take from a refitted weight is there still, with its old values.
     """
     held = {tensor.name: tensor for tensor in constants(model.graph)}
     tensors: dict[str, Array] = {}
@@ -97,11 +100,44 @@ def with_refit(edit: Edit, around: Surroundings, units: Sequence[int], model: Mo
         )
         whole = np.zeros_like(layer.matrix)
         whole[kept] = solved
-        tensors[f"weight.{len(refits)}"] = layer.stored(whole, held[layer.weight].values)
+        values = held[layer.weight].values
+        left = _left(layer.weight, values.shape, cuts)
+        stored = values.copy()
+        stored[np.ix_(*left)] = layer.stored(whole, values[np.ix_(*left)])
+        outputs = left[1 - layer.axis if values.ndim == 2 else 0]
+        bias = np.zeros(values.shape[1 - layer.axis if values.ndim == 2 else 0], np.float32)
+        bias[outputs] = gain
+        tensors[f"weight.{len(refits)}"] = stored
         refits.append(layer.weight)
-        tensors[f"bias.{len(folds)}"] = gain.astype(np.float32)
+        tensors[f"bias.{len(folds)}"] = bias
         folds.append(list(layer.nodes))
     return replace(edit, args={**edit.args, "refits": refits, "folds": folds}, tensors=tensors)
+
+
+def _left(weight: str, shape: Sequence[int], cuts: Sequence[Cut]) -> tuple[Array, ...]:
+    """Indices of each axis of a weight that cuts leave."""
+    masks = [np.ones(size, bool) for size in shape]
+    for dimension, units in cuts:
+        for member in dimension.members:
+            if member.tensor == weight:
+                masks[member.axis][member.elements[list(units)].ravel()] = False
+    return tuple(np.flatnonzero(mask) for mask in masks)
+
+
+def as_left(dimension: Dimension, cuts: Sequence[Cut]) -> Dimension:
+    """A dimension whose elements are counted as cuts of other dimensions on the same axes leave them."""
+    gone: dict[tuple[str, int], list[Array]] = {}
+    for other, units in cuts:
+        for member in other.members:
+            gone.setdefault((member.tensor, member.axis), []).append(member.elements[list(units)].ravel())
+    members = []
+    for member in dimension.members:
+        before = gone.get((member.tensor, member.axis))
+        if before is not None:
+            fewer = np.searchsorted(np.sort(np.concatenate(before)), member.elements)
+            member = replace(member, elements=member.elements - fewer)  # noqa: PLW2901 - the same, counted anew
+        members.append(member)
+    return replace(dimension, members=tuple(members))
 
 
 def write_refits(model: Model, edits: Sequence[Edit]) -> None:
