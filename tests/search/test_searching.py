@@ -43,7 +43,7 @@ def transformer(folder: Path, layers: int = 2) -> tuple[Path, Path]:
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> WorkTarget:
     clock = WorkTarget()
-    monkeypatch.setattr("onnxprune.pipeline.parse_target", lambda _: clock)
+    monkeypatch.setattr("onnxprune.measurement.parse_target", lambda _: clock)
     return clock
 
 

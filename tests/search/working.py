@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from onnxprune.runtime import Feeds
+from onnxprune.targets.placement import CPU, Placement
 from onnxprune.targets.timing import Latency, Ratio, Timed
 
 # Milliseconds of a call, and of a million numbers in float and in int8.
@@ -53,9 +54,10 @@ class WorkTarget:
         """Never asked."""
         raise NotImplementedError
 
-    def place(self, paths: Sequence[Path], feeds: Feeds) -> Any:
-        """Never asked."""
-        raise NotImplementedError
+    def place(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Placement, ...]:
+        """No nodes."""
+        del feeds
+        return tuple(Placement(provider=CPU, nodes=(), partitions=0) for _ in paths)
 
 
 def work_ms(path: Path) -> float:
