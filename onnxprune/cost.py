@@ -8,16 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import constants, elements, numbers, walk
+from onnxprune.graph import walk
 from onnxprune.model import Model
+from onnxprune.storage import stored_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Weights are floats or small integers; int32 and int64 constants are shapes, indices and biases on an integer grid.
-_WEIGHT_KINDS = ("f", "V")
 _CHUNK_BYTES = 2**20
 
 
@@ -27,8 +25,8 @@ class Cost:
 
     Attributes:
         gzip_bytes: of the file at gzip's fastest level.
-        params: numbers in floating-point and 8-bit or smaller constants.
-        nonzero: those that are not zero.
+        params: numbers in floating-point and 8-bit or smaller weights, however they are stored.
+        nonzero: those that do not stand for zero.
         macs: multiply-accumulates of one run on the timed input; None where the shapes are unknown.
     """
 
@@ -41,23 +39,14 @@ class Cost:
 
 def cost(model: Model, files: tuple[Path, ...], shapes: Shapes | None) -> Cost:
     """Figures of a model that lies in `files` (the model file and its external data)."""
-    held = [tensor for tensor in constants(model.graph) if is_weight(tensor)]
+    held = stored_weights(model)
     return Cost(
         size_bytes=sum(path.stat().st_size for path in files),
         gzip_bytes=sum(map(gzip_bytes, files)),
-        params=sum(map(elements, held)),
-        nonzero=sum(int(np.count_nonzero(numbers(tensor))) for tensor in held),
+        params=sum(weight.numbers for weight in held),
+        nonzero=sum(weight.nonzero for weight in held),
         macs=None if shapes is None else macs(model, shapes),
     )
-
-
-def is_weight(constant: gs.Constant) -> bool:
-    """Whether a constant holds weights rather than shapes or indices."""
-    values = constant._values  # noqa: SLF001 - the type is known without reading the weights
-    if hasattr(values, "stored"):
-        return True
-    dtype = numbers(constant).dtype
-    return bool(dtype.kind in _WEIGHT_KINDS or dtype in (np.int8, np.uint8))
 
 
 def gzip_bytes(path: Path) -> int:

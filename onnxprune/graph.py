@@ -11,6 +11,9 @@ from onnx_graphsurgeon.ir.tensor import LazyValues
 
 Array = np.ndarray[Any, Any]
 
+# Weights are floats or small integers; int32 and int64 constants are shapes, indices and biases on an integer grid.
+_WEIGHT_KINDS = ("f", "V")
+
 
 def walk(graph: gs.Graph) -> Iterator[tuple[gs.Graph, gs.Node]]:
     """Every node with the graph that holds it, bodies of If, Loop and Scan included, outermost first."""
@@ -31,6 +34,15 @@ def constants(graph: gs.Graph) -> Iterator[gs.Constant]:
             if isinstance(tensor, gs.Constant) and id(tensor) not in seen:
                 seen.add(id(tensor))
                 yield tensor
+
+
+def is_weight(constant: gs.Constant) -> bool:
+    """Whether a constant holds weights rather than shapes or indices."""
+    values = constant._values  # noqa: SLF001 - the type is known without reading the weights
+    if hasattr(values, "stored"):
+        return True
+    dtype = numbers(constant).dtype
+    return bool(dtype.kind in _WEIGHT_KINDS or dtype in (np.int8, np.uint8))
 
 
 def stored_bytes(constant: gs.Constant) -> int:

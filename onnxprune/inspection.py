@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from onnxprune.cost import is_weight, macs
+from onnxprune.cost import macs
 from onnxprune.dead import DeadUnits
 from onnxprune.dimensions import Pin
 from onnxprune.errors import ModelError
-from onnxprune.graph import constants, elements
 from onnxprune.model import Model, load
+from onnxprune.packing import unpacked
 from onnxprune.passes.simplify import Simplify
 from onnxprune.protocol import Context
 from onnxprune.runtime import Feeds, Port, Session, observe, observe_shapes, open_session
 from onnxprune.sites import GRAPH, Site, find_sites
+from onnxprune.storage import Stored, stored_weights
 from onnxprune.structure import Structure, read_structure
 from onnxprune.synthetic import parse_shapes, probes, synthesise
 
@@ -29,6 +30,7 @@ class Inspection:
         sites: of the model once it is simplified, as `optimize` names them.
         dead_units: how many units of a site carry nothing; heads, neurons and channels only.
         pinned: axes of weights that cannot be cut.
+        weights: how each is stored in the file.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Inspection:
     sites: tuple[Site, ...]
     dead_units: Mapping[str, int]
     pinned: tuple[Pin, ...]
+    weights: tuple[Stored, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -52,6 +55,7 @@ class Inspection:
             "macs": self.macs,
             "sites": [self._site(site) for site in self.sites],
             "pinned": [{"tensor": pin.tensor, "axis": pin.axis, "why": pin.why} for pin in self.pinned],
+            "weights": [weight.to_json() for weight in self.weights],
             "notes": list(self.notes),
         }
 
@@ -83,7 +87,9 @@ def inspect(model: Path | str, *, shape: tuple[str, ...] = ()) -> Inspection:
     """
     path = Path(model)
     sizes = parse_shapes(shape)
-    loaded = load(path)
+    held = load(path)
+    weights = stored_weights(held)
+    loaded, _ = unpacked(held)
     session = open_session(path)
     notes = list(loaded.notes)
     simple = _simplified(loaded)
@@ -105,11 +111,12 @@ def inspect(model: Path | str, *, shape: tuple[str, ...] = ()) -> Inspection:
         inputs=session.inputs,
         outputs=session.outputs,
         opset={entry.domain or "ai.onnx": entry.version for entry in loaded.graph.import_domains},
-        params=sum(elements(tensor) for tensor in constants(loaded.graph) if is_weight(tensor)),
+        params=sum(weight.numbers for weight in weights),
         macs=work,
         sites=tuple(site for site in sites if site.id != GRAPH),
         dead_units=dead,
         pinned=structure.dimensions.pinned if structure is not None else (),
+        weights=weights,
         notes=tuple(notes),
     )
 

@@ -275,7 +275,7 @@ def _size(path: Path) -> int:
 def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:
     dense, _ = unpacked(model)
     shapes = {name: seen[0] for name, seen in observe_shapes(dense, [feeds]).items()}
-    return cost(dense, (path, *data_files(path)), shapes)
+    return cost(model, (path, *data_files(path)), shapes)
 
 
 __all__ = ["apply", "optimize", "replay"]

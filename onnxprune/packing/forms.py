@@ -148,6 +148,15 @@ class Masked:
 Form = Dense | Filled | Coded | Masked
 
 
+def payload_bytes(form: Form) -> int:
+    """Bytes of a form's numbers, without the operators that decode them."""
+    if isinstance(form, Masked):
+        return payload_bytes(form.bits) + payload_bytes(form.values) + int(form.background.nbytes)
+    if isinstance(form, Coded):
+        return int(form.codes.nbytes + form.codebook.nbytes)
+    return int((form.value if isinstance(form, Filled) else form.values).nbytes)
+
+
 def encode(values: Array, *, masks: bool = True) -> Form:
     """The smallest form of a sequence.
 

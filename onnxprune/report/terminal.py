@@ -17,6 +17,7 @@ from onnxprune.dimensions import Pin
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
 from onnxprune.report.targets import cost_text, print_measurements
+from onnxprune.report.weights import print_weights
 from onnxprune.result import Result
 from onnxprune.validate import OutputFigures
 
@@ -174,6 +175,7 @@ def print_inspection(result: Inspection, console: Console) -> None:
         table.add_row(*map(str, row))
     console.print(table)
     print_pins(result.pinned, console)
+    print_weights(result.weights, console)
     for note in result.notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
 

@@ -15,10 +15,9 @@ import pytest
 from onnxprune import spec
 from onnxprune.calibration import collect
 from onnxprune.cosines import mean_cosines
-from onnxprune.cost import is_weight
 from onnxprune.data import Samples
 from onnxprune.decoding import Decoding
-from onnxprune.graph import constants, elements, stored_bytes
+from onnxprune.graph import constants, elements, is_weight, stored_bytes
 from onnxprune.inputs import compare_inputs
 from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
