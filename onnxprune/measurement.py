@@ -22,7 +22,7 @@ class Measurement:
     Attributes:
         latency: what its figures are: wall milliseconds, instructions, or none.
         models: figures of each model against the first; empty for a forecast.
-        placements: which node of each model runs where.
+        placements: which node of each model runs where; empty where that is not known.
         forecasts: of each model in each of the provider's formats; empty where models run.
         notes: what a reader must mind.
     """
@@ -41,7 +41,8 @@ class Measurement:
             row: dict[str, Any] = {"model": str(path)}
             if self.models:
                 row |= self.models[at].to_json()
-            row["placement"] = self.placements[at].to_json()
+            if self.placements:
+                row["placement"] = self.placements[at].to_json()
             if self.forecasts:
                 row["forecasts"] = [each.to_json() for each in self.forecasts[at]]
             rows.append(row)

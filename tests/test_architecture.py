@@ -43,6 +43,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
     (
+        "bundling",
+        "importing",
         "measurement",
         "judge",
         "loss",

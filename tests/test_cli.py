@@ -170,6 +170,19 @@ def test_several_targets_have_a_column_each() -> None:
     assert "forecast" in text
 
 
+def test_a_bundle_is_written_and_its_results_are_asked_for() -> None:
+    document = answer("time", "model.onnx", "--bundle", "phone")
+    assert document.keys() == {"bundle", "models", "size_bytes"}
+    assert Path("phone/run.sh").is_file()
+    result = run("time", "--import", "phone")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "onnxprune: phone: holds no results. Run run.sh on the device first, and bring the folder back.\n",
+    )
+    assert run("time").exit_code == 2
+    assert run("time", "model.onnx", "--import", "phone").exit_code == 2
+
+
 def test_a_forecast_alone_is_no_target_to_optimize_for() -> None:
     result = run("optimize", "model.onnx", "--target", "coreml")
     assert result.exit_code == 2

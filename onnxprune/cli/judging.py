@@ -35,21 +35,44 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
 
 
 @click.command()
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("models", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--data", help="Sample inputs; the first one is timed. Synthetic if absent.")
 @SHAPE
 @TARGETS
 @click.option("--seconds", default=4.0, show_default=True, help="Time limit of the timed runs of each model.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Write a folder to time MODELS on a device instead.")
+@click.option("--import", "folder", type=click.Path(path_type=Path), help="Read such a folder's results instead.")
 @JSON
 @quietly
-def time(models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
+def time(models: tuple[Path, ...], bundle: Path | None, folder: Path | None, as_json: bool, **options: Any) -> None:
     """Time MODELS in alternation: percentiles, and ratios to the first with their 95 % interval."""
     from onnxprune.comparison import time as run
+    from onnxprune.importing import import_results
     from onnxprune.report.json import dumps
     from onnxprune.report.targets import print_timings
 
-    result = run(models, **options)
+    if folder is None and not models:
+        raise click.UsageError("Missing argument 'MODELS...'.")
+    if folder is not None and (models or bundle is not None):
+        raise click.UsageError("--import takes its models from the folder: give neither MODELS nor --bundle.")
+    if bundle is not None:
+        _write_bundle(models, bundle, as_json=as_json, data=options["data"], shape=options["shape"])
+        return
+    result = run(models, **options) if folder is None else import_results(folder)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
         print_timings(result, console())
+
+
+def _write_bundle(models: tuple[Path, ...], folder: Path, *, as_json: bool, **options: Any) -> None:
+    from onnxprune.bundling import bundle as write
+    from onnxprune.report.json import dumps
+
+    written = write(models, folder, **options)
+    if as_json:
+        click.echo(dumps(written.to_json()))
+    else:
+        click.echo(
+            f"{written.folder}: {len(written.models)} models, {written.size_bytes / 1e6:.1f} MB; see README.txt in it"
+        )

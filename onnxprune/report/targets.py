@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -91,7 +92,7 @@ def _table(measured: Measurement, paths: Sequence[Path], shape: Mapping[str, tup
 def _wall(timed: Timed) -> tuple[str, ...]:
     spread, ratio = timed.latency_ms, timed.speedup
     return (
-        f"{timed.load_ms:.1f}",
+        "" if math.isnan(timed.load_ms) else f"{timed.load_ms:.1f}",
         f"{spread.median:.3f}",
         f"{spread.p10:.3f}",
         f"{spread.p90:.3f}",
@@ -112,8 +113,8 @@ def placement_lines(measured: Measurement, paths: Sequence[Path]) -> list[str]:
     """Where nodes run, for targets of another provider than onnxruntime's own, and what they leave to it."""
     lines = []
     for at, path in enumerate(paths):
-        placed = measured.placements[at]
-        if placed.provider == CPU:
+        placed = measured.placements[at] if measured.placements else None
+        if placed is None or placed.provider == CPU:
             continue
         verdict = ""
         if measured.forecasts:

@@ -83,9 +83,7 @@ def ask(target: str, process: Process, job: Mapping[str, Any], paths: Sequence[P
             json.dumps({"schema": SCHEMA, **job, "models": models, "data": data}), encoding="utf-8"
         )
         _finish(target, process, folder, process.limit_s + float(job.get("budget_s", 0)))
-        values = _read(target, folder)
-        if "failed" in values:
-            raise _failure(target, values["failed"], paths)
+        values = read_answer(target, folder, paths)
         outputs = tuple(
             _outputs(target, folder / f"outputs-{at}.npz", names)
             for at, names in enumerate(_names(target, values, paths))
@@ -159,7 +157,10 @@ def _ended(code: int) -> str:
 
 
 def _last_words(folder: Path) -> str:
-    with (folder / "output").open("rb") as file:
+    output = folder / "output"
+    if not output.exists():
+        return "."
+    with output.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
     return f": {_printable(lines[-1])}" if lines else "."
@@ -167,6 +168,18 @@ def _last_words(folder: Path) -> str:
 
 def _printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)[:300]
+
+
+def read_answer(target: str, folder: Path, paths: Sequence[Path]) -> dict[str, Any]:
+    """A worker's answer, which is no failure.
+
+    Raises:
+        TargetError: there is none, it is nonsense, or it tells of a failure.
+    """
+    values = _read(target, folder)
+    if "failed" in values:
+        raise _failure(target, values["failed"], paths)
+    return values
 
 
 def _read(target: str, folder: Path) -> dict[str, Any]:

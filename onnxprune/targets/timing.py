@@ -53,8 +53,8 @@ class Timed:
 
     Attributes:
         name: the file's name.
-        load_ms: median time to make a session, decoding of packed weights included; NaN, like `latency_ms`, where the
-            target counts instructions instead: a count is no time.
+        load_ms: median time to make a session, decoding of packed weights included; NaN where it is not known,
+            and like `latency_ms` where the target counts instructions instead: a count is no time.
         speedup: the first model's time, or count, over this one's, round by round; above 1 is faster.
         instructions: executed in a run, where they were counted.
     """
@@ -80,7 +80,7 @@ class Timed:
         if self.instructions is not None:
             return {"instructions": self.instructions, "speedup": self.speedup.to_json()}
         return {
-            "load_ms": self.load_ms,
+            "load_ms": None if math.isnan(self.load_ms) else self.load_ms,
             "latency_ms": self.latency_ms.to_json(),
             "speedup": self.speedup.to_json(),
         }
