@@ -11,6 +11,7 @@ from onnxprune import spec
 from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import OptionError
+from onnxprune.footprint import footprints
 from onnxprune.loss import check_loss
 from onnxprune.measurement import measure, parse_targets
 from onnxprune.model import Model, data_files, save
@@ -200,6 +201,7 @@ def optimize(
             *_refused(place),
         ),
         forms=forms,
+        storage=footprints(destination, outcome.model, subject.timed),
     )
 
 

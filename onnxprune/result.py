@@ -10,6 +10,7 @@ from typing import Any
 from onnxprune.cost import Cost
 from onnxprune.deployment import Form
 from onnxprune.fidelity import Fidelity
+from onnxprune.footprint import Footprints
 from onnxprune.measurement import Measurement
 from onnxprune.plan import Report
 from onnxprune.targets.timing import Timed
@@ -53,6 +54,7 @@ class Result:
         shape: of every input of the timed run, by name.
         notes: what loading left out and other remarks.
         forms: other files that the result was written to: static inputs, the ORT format.
+        storage: the output with its weights dense and packed; None where none is packed.
     """
 
     input: Path
@@ -68,6 +70,7 @@ class Result:
     reports: tuple[Report, ...]
     notes: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
+    storage: Footprints | None = None
 
     @property
     def measured(self) -> Measurement:
@@ -117,6 +120,7 @@ class Result:
             ],
             "notes": list(self.notes),
             "forms": [form.to_json() for form in self.forms],
+            "storage": None if self.storage is None else self.storage.to_json(),
         }
 
 

@@ -46,6 +46,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "bundling",
         "importing",
         "measurement",
+        "footprint",
         "judge",
         "loss",
         "latency",

@@ -17,7 +17,7 @@ from onnxprune.dimensions import Pin
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
 from onnxprune.report.targets import cost_text, print_measurements
-from onnxprune.report.weights import print_weights
+from onnxprune.report.weights import print_footprints, print_weights
 from onnxprune.result import Result
 from onnxprune.validate import OutputFigures
 
@@ -37,6 +37,7 @@ def print_result(result: Result, console: Console) -> None:
         console.print(line, soft_wrap=True)
     for report in result.reports:
         console.print(_pass_line(report), soft_wrap=True)
+    print_footprints(result.storage, console)
     print_skips([skip for report in result.reports for skip in report.reverted], "reverted", console)
     print_skips([skip for report in result.reports for skip in report.skips], "left alone", console)
     for note in result.notes:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from onnxprune.footprint import Footprints
 from onnxprune.storage import Stored
 
 # Smaller ones are biases and norms: their sum is told, not each.
@@ -37,6 +38,28 @@ def print_weights(weights: Sequence[Stored], console: Console) -> None:
             soft_wrap=True,
             markup=False,
         )
+
+
+def print_footprints(storage: Footprints | None, console: Console) -> None:
+    """Print what packing saves, and what it costs at load."""
+    if storage is None:
+        return
+    dense, packed = storage.dense, storage.packed
+    parts = [
+        f"file {_megabytes(packed.size_bytes)} (dense {_megabytes(dense.size_bytes)})",
+        f"gzip {_megabytes(packed.gzip_bytes)} ({_megabytes(dense.gzip_bytes)})",
+    ]
+    if packed.load_ms is not None and dense.load_ms is not None:
+        parts.append(f"load {packed.load_ms:.0f} ms ({dense.load_ms:.0f} ms)")
+    if packed.resident_bytes is not None and dense.resident_bytes is not None:
+        parts.append(f"memory {_megabytes(packed.resident_bytes)} ({_megabytes(dense.resident_bytes)})")
+    if packed.peak_bytes is not None and dense.peak_bytes is not None:
+        parts.append(f"at most while loading {_megabytes(packed.peak_bytes)} ({_megabytes(dense.peak_bytes)})")
+    console.print(f"packed: {', '.join(parts)}", soft_wrap=True)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.2f} MB"
 
 
 def _plain(one: Stored) -> bool:
