@@ -11,6 +11,7 @@ from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.quantizing.allocation import allocated
 from onnxprune.quantizing.applying import apply_edits
 from onnxprune.quantizing.forms import OPSETS, SMALLEST_BLOCK, block_of, forms_of, inputs_of
 from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse, tables_among
@@ -20,6 +21,7 @@ from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
 from onnxprune.quantizing.solving import Integers
 from onnxprune.quantizing.stages import Task, solve_tasks
 from onnxprune.sites import GRAPH, Site
+from onnxprune.solvers.wanda import Blocks
 from onnxprune.weights import Weight, find_weights
 
 # Inputs that share a scale in weight-only products.
@@ -30,6 +32,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "bits": (8, 4, 3),
     "score": ("magnitude", "obs", "wanda"),
     "solver": ("auto", "joint", "prune-then-round", "round"),
+    "allocation": ("uniform", "loss"),
     "quantized": ("leave", "extend"),
 }
 
@@ -57,6 +60,8 @@ class SparseInt8:
         solver: `round` rounds to the nearest and no more; `joint` chooses zeros and integers in one sweep over the
             inputs, later ones making up for what earlier ones lost (needs sample inputs); `prune-then-round` makes up
             for zeros alone; `auto` is `joint` for zeros or fewer than 8 bits where there are sample inputs.
+        allocation: `uniform` gives each weight the same share of zeros, `loss` more to those whose zeros cost the model
+            less, measured one by one on the sample inputs; in all as many.
         sequential: solve each weight on what the weights solved before it leave of its inputs.
         quantized: what to do with a graph that holds integer operators already: `leave` it alone as its maker chose,
             or `extend` them to what is still in float.
@@ -72,6 +77,7 @@ class SparseInt8:
     bits: Literal[8, 4, 3] = 8
     score: Score = "obs"
     solver: Literal["auto"] | Solver = "auto"
+    allocation: Literal["uniform", "loss"] = "uniform"
     sequential: bool = True
     block: int | None = None
     quantized: Literal["leave", "extend"] = "leave"
@@ -91,6 +97,8 @@ class SparseInt8:
             raise OptionError(
                 f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity}."
             )
+        if self.allocation == "loss" and isinstance(parse_sparsity(self.sparsity), Blocks):
+            raise OptionError(f"{self.name}: allocation=loss needs sparsity to be a share, got {self.sparsity}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Ranges around every convolution, where they may become static."""
@@ -124,6 +132,9 @@ class SparseInt8:
                 tasks[site.id] = Task(weight, dict(forms), self._own(recipe, weight, dict(forms), tables))
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
+        if self.allocation == "loss" and isinstance(recipe.sparsity, float) and recipe.sparse:
+            shared_out = allocated(list(tasks.values()), model, context, recipe.sparsity)
+            tasks = dict(zip(tasks, shared_out, strict=True))
         solved = solve_tasks(list(tasks.values()), model, context, sequential=self.sequential)
         for name, task in tasks.items():
             solution = solved[task.name]
@@ -143,10 +154,13 @@ class SparseInt8:
             recipe = replace(recipe, solver=self.solver)
         elif lossy and not (blind and not recipe.looks_at_inputs):
             recipe = replace(recipe, solver="joint")
-        if blind and recipe.looks_at_inputs:
+        if blind and (recipe.looks_at_inputs or (recipe.sparse and self.allocation == "loss")):
+            instead = ["solver=round"]
+            instead += ["score=magnitude"] if recipe.sparse else []
+            instead += ["allocation=uniform"] if self.allocation == "loss" else []
             raise DataError(
-                f"{self.name}: {self._wants()} needs sample inputs. Give --data, or solver=round"
-                f"{',score=magnitude' if recipe.sparse else ''}, or --allow-synthetic to calibrate on made-up ones."
+                f"{self.name}: {self._wants()} needs sample inputs. Give --data, or {','.join(instead)}, or "
+                "--allow-synthetic to calibrate on made-up ones."
             )
         return recipe
 
@@ -154,6 +168,8 @@ class SparseInt8:
         """The option that cannot do without sample inputs."""
         if self.solver in {"joint", "prune-then-round"}:
             return f"solver={self.solver}"
+        if self.allocation == "loss":
+            return "allocation=loss"
         return f"sparsity={self.sparsity}"
 
     def _with_opset(self, edits: list[Edit], opset: int) -> list[Edit]:

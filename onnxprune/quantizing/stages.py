@@ -68,7 +68,7 @@ def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequen
     """
     done: dict[str, Solution] = {}
     current = model
-    for stage in _stages([_planned(task, context) for task in tasks], sequential=sequential):
+    for stage in stages([planned(task, context) for task in tasks], sequential=sequential):
         sources = {source for plan in stage for source in plan.sources}
         found: Mapping[Source, Inputs] = {}
         if sources and context.compare_inputs is not None:
@@ -80,12 +80,12 @@ def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequen
             if solution.integers is not None:
                 values[plan.task.name] = solution.integers.values
         if sequential and any(plan.sources for plan in stage):
-            current = _with_values(current, values)
+            current = with_values(current, values)
     return done
 
 
 @dataclass(frozen=True, eq=False)
-class _Plan:
+class Plan:
     """A task with what it reads; or why it does without."""
 
     task: Task
@@ -94,21 +94,22 @@ class _Plan:
     blind: str = ""
 
 
-def _planned(task: Task, context: Context) -> _Plan:
+def planned(task: Task, context: Context) -> Plan:
+    """What a task has to read."""
     layout = layout_of(task.weight)
     if not task.recipe.looks_at_inputs:
-        return _Plan(task, layout)
+        return Plan(task, layout)
     if context.compare_inputs is None:
-        return _Plan(task, layout, blind="there are no sample inputs")
+        return Plan(task, layout, blind="there are no sample inputs")
     try:
-        return _Plan(task, layout, sources_of(task.weight, layout))
+        return Plan(task, layout, sources_of(task.weight, layout))
     except Declined as reason:
-        return _Plan(task, layout, blind=str(reason))
+        return Plan(task, layout, blind=str(reason))
 
 
-def _stages(plans: Sequence[_Plan], *, sequential: bool) -> Iterator[list[_Plan]]:
+def stages(plans: Sequence[Plan], *, sequential: bool) -> Iterator[list[Plan]]:
     """Plans that are solved on the same run: those of one input, or as many as memory allows."""
-    stage: list[_Plan] = []
+    stage: list[Plan] = []
     used = 0
     for plan in plans:
         groups, k, _ = plan.layout.size
@@ -123,20 +124,27 @@ def _stages(plans: Sequence[_Plan], *, sequential: bool) -> Iterator[list[_Plan]
         yield stage
 
 
-def _solution(plan: _Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Solution:
+def _solution(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Solution:
     task = plan.task
     try:
         if not plan.sources:
             recipe = task.recipe.without_inputs() if plan.blind else task.recipe
             return Solution(solve_weight(task.weight, task.forms, recipe), blind=plan.blind)
-        seen = _seen(plan, add_up([found[source] for source in plan.sources]), moved=moved)
+        seen = seen_by(plan, found, moved=moved)
         return Solution(solve_weight(task.weight, task.forms, task.recipe, seen))
     except Declined as reason:
         return Solution(None, why=str(reason))
 
 
-def _seen(plan: _Plan, inputs: Inputs, *, moved: bool) -> Seen:
-    """Second moments as means over rows, and what the solve aims at."""
+def seen_by(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Seen:
+    """Second moments as means over rows, and what the solve aims at.
+
+    Args:
+        plan: with sources.
+        found: moments of the sources.
+        moved: whether the inputs are other than the original's.
+    """
+    inputs = add_up([found[source] for source in plan.sources])
     gram = inputs.gram / max(inputs.rows, 1)
     cross = inputs.cross / max(inputs.rows, 1)
     if gram.ndim == 2:
@@ -156,7 +164,7 @@ def _seen(plan: _Plan, inputs: Inputs, *, moved: bool) -> Seen:
     return Seen(gram, np.array(target))
 
 
-def _with_values(model: Model, values: Mapping[str, Array]) -> Model:
+def with_values(model: Model, values: Mapping[str, Array]) -> Model:
     """A copy whose constants of these names hold other numbers."""
     copy = model.copy()
     for tensor in constants(copy.graph):

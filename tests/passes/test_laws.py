@@ -72,7 +72,7 @@ SPECS: dict[str, tuple[str, ...]] = {
         "sparse-int8:linears=stored,convs=stored",
         "sparse-int8:convs=static,embeddings=no",
         "sparse-int8:linears=float",
-        "sparse-int8:sparsity=0.5",
+        "sparse-int8:sparsity=0.5,allocation=loss",
         "sparse-int8:sparsity=2:4,bits=4,score=wanda,solver=prune-then-round,sequential=no",
         "sparse-int8:bits=3,linears=stored,convs=stored,embeddings=4",
         "sparse-int8:bits=4,linears=weight-only,block=16,embeddings=4",
