@@ -134,9 +134,17 @@ class Mutants:
                     queue.append(name)
         return frozenset(found - set(ids))
 
-    def of(self, ids: Collection[str]) -> Mutant:
-        """The model with just these edits, and with those that are lossless or there for them."""
-        wanted = set(ids) | self.lossless
+    def of(self, ids: Collection[str], instead: Mapping[str, Edit] | None = None) -> Mutant:
+        """The model with just these edits, and with those that are lossless or there for them.
+
+        Args:
+            ids: of the edits.
+            instead: forms that take the place of some of them, by id.
+        """
+        instead = instead or {}
+        missing = {edit.id for edit in self.edits} - set(ids) - self.lossless - self.support
+        # What is lossless stays, unless it is a form of something that goes.
+        wanted = set(ids) | (self.lossless - self.upon(missing))
         wanted |= {name for edit in self.edits if edit.id in wanted for name in edit.depends_on if name in self.support}
         model, altered = self._model, False
         taken: list[Edit] = []

@@ -19,6 +19,7 @@ from onnxprune.packing import unpacked
 from onnxprune.passes import PackWeights, known
 from onnxprune.plan import Edit, Plan, plan_files
 from onnxprune.protocol import Pass
+from onnxprune.repairing import reach
 from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Reached, Result
 from onnxprune.resuming import trail_of, versions
@@ -119,7 +120,9 @@ def optimize(
     trail = trail_of(path, subject, place, seed, fresh=fresh)
 
     def run(wanted: Sequence[Pass]) -> Outcome:
-        return run_passes(wanted, subject, place, trail, floor, seed=seed, progress=progress)
+        # Where several passes lose something, none is held to the floor alone: what gives way is chosen of all.
+        several = goal.searches or sum(not one.lossless for one in wanted) > 1
+        return run_passes(wanted, subject, place, trail, None if several else floor, seed=seed, progress=progress)
 
     searcher, aimed = None, None
     if goal.searches and subject.loss is not None:
@@ -139,6 +142,8 @@ def optimize(
         chosen = (*lossless, *aimed.passes, packing)
     else:
         outcome = run(chosen)
+    if floor is not None:
+        outcome = reach(floor, outcome, chosen, subject, place, trail, seed=seed, progress=progress)
 
     progress("save")
     plan = Plan(

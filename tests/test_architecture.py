@@ -63,7 +63,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("unpacking",),
     ("resuming",),
     ("stages",),
-    ("mutants", "attribution"),
+    ("mutants", "attribution", "repairing"),
     ("search",),
     ("blaming", "pipeline"),
     ("exporting",),
