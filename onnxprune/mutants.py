@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -14,7 +13,7 @@ from onnxprune.errors import Declined, PlanError
 from onnxprune.graph import constants, numbers
 from onnxprune.model import Model
 from onnxprune.passes import known
-from onnxprune.plan import Edit, with_dependencies, without
+from onnxprune.plan import Edit, turns, with_dependencies, without
 from onnxprune.replaying import replay
 from onnxprune.runtime import Feeds, observe_shapes
 from onnxprune.sites import GRAPH
@@ -67,8 +66,7 @@ class Mutants:
         self._probes = probes
         self.edits = tuple(edits)
         self._stages: list[_Stage] = []
-        for _, group in groupby(self.edits, key=lambda edit: edit.pass_name):
-            some = tuple(group)
+        for some in turns(self.edits):
             after = replay(model, some)
             self._stages.append(_Stage(model, after, some))
             model = after
@@ -150,10 +148,13 @@ class Mutants:
         taken: list[Edit] = []
         refused: dict[str, str] = {}
         for stage in self._stages:
-            some = tuple(edit for edit in stage.edits if edit.id in wanted and edit.id not in refused)
+            some = tuple(
+                instead.get(edit.id, edit) for edit in stage.edits if edit.id in wanted and edit.id not in refused
+            )
             if altered:
                 some = self._renewed(model, some)
-            if not altered and len(some) == len(stage.edits):
+            whole = len(some) == len(stage.edits) and not any(edit.id in instead for edit in some)
+            if not altered and whole:
                 model = stage.after
                 taken += some
                 continue

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ class Edit:
         args: JSON values; everything that `apply` needs besides the tensors.
         depends_on: ids of edits that must be applied before; reverting one of them drops this edit too.
         tensors: solved values by short name; they are stored as `{id}/{name}` beside the plan.
+        turn: which run of the pass it belongs to, where the pass ran more than once; edits of one turn are applied
+            together.
     """
 
     id: str
@@ -41,6 +44,7 @@ class Edit:
     args: Mapping[str, Any] = field(default_factory=dict)
     depends_on: tuple[str, ...] = ()
     tensors: Tensors = field(default_factory=dict)
+    turn: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +114,25 @@ def without(edits: Sequence[Edit], ids: Collection[str]) -> tuple[tuple[Edit, ..
         else:
             kept.append(edit)
     return tuple(kept), frozenset(dropped)
+
+
+def turns(edits: Sequence[Edit]) -> Iterator[tuple[Edit, ...]]:
+    """Edits that are applied together: those of one pass in one turn, in order."""
+    for _, group in groupby(edits, key=lambda edit: (edit.pass_name, edit.turn)):
+        yield tuple(group)
+
+
+def in_turn(edits: Sequence[Edit], before: Sequence[Edit]) -> tuple[Edit, ...]:
+    """One pass's edits as the plan holds them after others: told from those of its earlier turns, their ids unique."""
+    if not edits:
+        return ()
+    turn = 1 + max((one.turn for one in before if one.pass_name == edits[0].pass_name), default=0)
+    taken = {one.id for one in before}
+    names = {edit.id: f"{edit.id}~{turn}" if edit.id in taken else edit.id for edit in edits}
+    return tuple(
+        replace(edit, id=names[edit.id], turn=turn, depends_on=tuple(names.get(name, name) for name in edit.depends_on))
+        for edit in edits
+    )
 
 
 def with_dependencies(edit: Edit, edits: Sequence[Edit]) -> tuple[Edit, ...]:
@@ -214,6 +237,7 @@ def edits_to_json(edits: Sequence[Edit]) -> list[dict[str, Any]]:
             "args": dict(edit.args),
             "depends_on": list(edit.depends_on),
             "tensors": sorted(edit.tensors),
+            **({"turn": edit.turn} if edit.turn != 1 else {}),
         }
         for edit in edits
     ]
@@ -238,4 +262,5 @@ def edit_from_json(entry: Mapping[str, Any], tensors: Tensors) -> Edit:
         args=dict(entry["args"]),
         depends_on=tuple(str(name) for name in entry["depends_on"]),
         tensors={str(name): tensors[f"{entry['id']}/{name}"] for name in entry["tensors"]},
+        turn=int(entry.get("turn", 1)),
     )

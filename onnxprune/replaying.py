@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 from onnxprune.errors import Declined, ModelError, OnnxPruneError, OutputError, PlanError
 from onnxprune.model import Model, digest, load, save
 from onnxprune.packing import unpacked
 from onnxprune.passes import known
-from onnxprune.plan import Edit, read_plan
+from onnxprune.plan import Edit, read_plan, turns
 from onnxprune.runtime import open_session
 
 
@@ -51,11 +50,12 @@ def replay(model: Model, edits: Sequence[Edit]) -> Model:
         PlanError: an edit names an unknown pass, or does not fit the model.
     """
     passes = known()
-    for name, group in groupby(edits, key=lambda edit: edit.pass_name):
+    for group in turns(edits):
+        name = group[0].pass_name
         if name not in passes:
             raise PlanError(f"The plan needs pass {name!r}. Known: {', '.join(sorted(passes))}.")
         try:
-            model, _ = passes[name]().apply(model, tuple(group))
+            model, _ = passes[name]().apply(model, group)
         except Declined as reason:
             raise PlanError(f"The plan does not fit the model: {reason}.") from reason
         except OnnxPruneError:

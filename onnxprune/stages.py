@@ -12,7 +12,7 @@ from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, judge
 from onnxprune.latency import Clock
 from onnxprune.model import Model
-from onnxprune.plan import Edit, Report
+from onnxprune.plan import Edit, Report, in_turn
 from onnxprune.protocol import Pass
 from onnxprune.resuming import Trail
 from onnxprune.sites import find_sites
@@ -109,7 +109,7 @@ class _Job:
             if self._baseline is self._current and one.lossless:
                 self._baseline = step.model
             self._current = step.model
-            self._edits += step.edits
+            self._edits += in_turn(step.edits, self._edits)
             reports.append(step.report)
         # Less than 1 even where nothing stands, if the original answers differently each time.
         fidelity = fidelity or judge(self._current, self._subject.evidence, lossless=False)

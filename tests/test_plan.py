@@ -354,3 +354,28 @@ def test_nothing_in_a_plan_is_run(job: tuple[Path, Path, Path], tmp_path: Path) 
     rewritten(plan, poison)
     apply(path, plan, tmp_path / "out.onnx")
     assert not trap.exists()
+
+
+# A pass that runs twice
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        ["remove-neurons:keep=0.75", "remove-heads:keep=3", "remove-neurons:keep=0.5"],
+        ["remove-neurons:keep=0.75", "remove-neurons:keep=0.5"],
+    ],
+)
+def test_a_pass_that_runs_twice_replays_in_two_turns(tmp_path: Path, passes: list[str]) -> None:
+    path = graphs.saved(graphs.layers(1), tmp_path)
+    feeds = [graphs.feeds_for(path, seed=seed, batch=1) for seed in range(4)]
+    np.savez(tmp_path / "data.npz", x=np.stack([feed["x"] for feed in feeds]))
+    result = optimize(path, output=tmp_path / "small.onnx", data=str(tmp_path / "data.npz"), passes=passes)
+    edits = read_plan(result.plan).edits
+    assert len({edit.id for edit in edits}) == len(edits)
+    assert [edit.turn for edit in edits if edit.site == "neurons.0"] == [1, 2]
+    assert next(edit for edit in edits if edit.turn == 2 and edit.site == "neurons.0").depends_on == (
+        "remove-neurons.shapes~2",
+    )
+    apply(path, result.plan, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == result.output.read_bytes()
