@@ -158,7 +158,7 @@ class _Repair:
             untouched = baseline is model
             some = tuple(edit for edit in left.edits if edit.id in ids)
             again: tuple[Edit, ...] = ()
-            lost = {edit.site for edit in stage if edit.id not in kept | gone | self._mutants.support}
+            lost = [edit for edit in stage if edit.id not in kept | gone | self._mutants.support]
             if anew and lost:
                 again = self._proposed(one, model, baseline, lost, kept)
             changes: tuple[Change, ...] = ()
@@ -188,17 +188,21 @@ class _Repair:
         return found
 
     def _proposed(
-        self, one: Pass, model: Model, baseline: Model, sites: Collection[str], kept: Collection[str]
+        self, one: Pass, model: Model, baseline: Model, lost: Sequence[Edit], kept: Collection[str]
     ) -> tuple[Edit, ...]:
-        """What a pass proposes at some sites of the model that it meets, less what it has there already."""
+        """What a pass proposes in place of lost edits on the model that it meets, less what it has there already."""
         context = context_for(one, model, baseline, self._subject, self._clock, seed=self._seed)
-        some = [site for site in find_sites(model, context.structure) if site.id in sites]
+        sites = [site for site in find_sites(model, context.structure) if site.id in _sites(lost)]
+        milder = milder_of(one)
+        # Where the clock had chosen the milder form, it is chosen again.
+        settled = {edit.site for edit in lost if milder(edit) is None}
         try:
-            edits = one.propose(model, some, context).edits
+            proposed = one.propose(model, sites, context).edits
+            edits = [form[1] if edit.site in settled and (form := milder(edit)) else edit for edit in proposed]
             one.apply(model, edits)
         except Declined:
             return ()
-        turn = max(edit.turn for edit in self._mutants.edits if edit.pass_name == one.name and edit.site in sites)
+        turn = lost[0].turn
         names = {edit.id: edit.id if turn == 1 else f"{edit.id}~{turn}" for edit in edits}
         renamed = (
             replace(edit, id=names[edit.id], turn=turn, depends_on=tuple(names[name] for name in edit.depends_on))

@@ -11,18 +11,25 @@ import pytest
 
 from onnxprune import apply, optimize, pipeline, repairing
 from onnxprune.attribution import Part, Share
-from onnxprune.model import load, to_bytes
+from onnxprune.model import Model, load, to_bytes
 from onnxprune.mutants import Mutant
 from onnxprune.plan import read_plan
 from onnxprune.repairing import _worth
 from onnxprune.result import Result
+from onnxprune.targets.timing import Ratio
 from tests import graphs
 
 
 @pytest.fixture(autouse=True)
 def _little_timing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "TIMING_S", 0.02)
-    monkeypatch.setattr("onnxprune.subject.RACE_S", 0.01)
+    # A clock that always says the same: whatever is timed beside the first model is a tenth faster.
+    for module in ("stages", "repairing"):
+        monkeypatch.setattr(f"onnxprune.{module}.race_on", lambda *_: race)
+
+
+def race(models: Sequence[Model]) -> list[Ratio]:
+    return [Ratio(1.1, 1.05, 1.15, 11) if at else Ratio(1.0, 1.0, 1.0, 11) for at in range(len(models))]
 
 
 def job(folder: Path, passes: Sequence[str], fidelity: float, **options: Any) -> Result:
@@ -45,7 +52,7 @@ def test_few_edits_give_way_whichever_pass_they_come_from(tmp_path: Path) -> Non
     assert result.fidelity.score >= 0.97
     assert sites_of(result, "remove-heads") == set()
     assert sites_of(result, "remove-neurons") == {"neurons.0"}
-    heads = next(report for report in result.reports if report.pass_spec == "remove-heads:keep=1")
+    heads = next(report for report in result.reports if report.pass_spec.startswith("remove-heads"))
     assert not heads.changes
     (skip,) = heads.reverted
     assert skip.site == "heads.0"
@@ -60,7 +67,7 @@ def test_what_rested_on_a_reverted_edit_is_proposed_anew(tmp_path: Path) -> None
     assert len(sites_of(result, "sparse-int8")) == 7
     weights = {edit.args["weight"]: edit for edit in read_plan(result.plan).edits if "weight" in edit.args}
     assert weights["0.attention.q.weight"].tensors["weight"].shape == (64, 64)
-    (int8,) = [report for report in result.reports if report.pass_spec == "sparse-int8"]
+    (int8,) = [report for report in result.reports if report.pass_spec.startswith("sparse-int8")]
     assert not int8.reverted
     assert len(int8.changes) == 7
 
