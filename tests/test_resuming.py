@@ -113,8 +113,14 @@ def test_passes_after_the_same_ones_take_those_over(tmp_path: Path) -> None:
 
 def test_a_floor_is_another_job(tmp_path: Path) -> None:
     path = prepared(tmp_path)
+    run(path, passes=["sparse-int8"], fidelity="off")
+    assert not took_over(run(path, passes=["sparse-int8"], fidelity=0.5))
+
+
+def test_several_passes_are_the_same_under_any_floor_until_edits_give_way(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
     run(path, fidelity="off")
-    assert not took_over(run(path, fidelity=0.5))
+    assert NOTE in run(path, fidelity=0.01).notes
 
 
 def test_labels_and_samples_are_told_apart() -> None:
