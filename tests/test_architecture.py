@@ -48,6 +48,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "measurement",
         "footprint",
         "judge",
+        "metrics",
         "loss",
         "latency",
         "comparison",

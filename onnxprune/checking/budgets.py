@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxprune.errors import OptionError
+from onnxprune.metrics import Metric
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
@@ -23,6 +24,9 @@ class Budgets:
         max_latency_ms: median milliseconds of one run, by target.
         max_load_ms: median milliseconds to make a session, on `cpu:1`.
         min_fidelity: least score against `reference`.
+        min_metric: least values of the user's own metrics, by name: `labels` or `module:function`.
+        must_run: least share of the nodes that a provider takes, by target; None for one node at least.
+        portable: whether it must answer alike on x64 without VNNI.
         reference: the model that is right.
         data: sample inputs; made-up ones without it.
         shape: `NAME=1x128` for the run.
@@ -34,6 +38,9 @@ class Budgets:
     max_latency_ms: Mapping[str, float] = field(default_factory=dict)
     max_load_ms: float | None = None
     min_fidelity: float | None = None
+    min_metric: Mapping[str, float] = field(default_factory=dict)
+    must_run: Mapping[str, float | None] = field(default_factory=dict)
+    portable: bool = False
     reference: Path | None = None
     data: str | None = None
     shape: Sequence[str] = ()
@@ -63,6 +70,43 @@ def parse_size(text: str) -> int:
     if found is None or found[2].lower() not in _UNITS:
         raise OptionError(f"--max-size must be a size such as 20MB, 512KiB or 1000000, got {text!r}.")
     return int(float(found[1]) * _UNITS[found[2].lower()])
+
+
+def parse_metrics(texts: Sequence[str]) -> dict[str, float]:
+    """Least values by metric from `labels=0.8` or `module:function=0.8`.
+
+    Raises:
+        OptionError: not a metric and a number.
+    """
+    limits = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            limits[Metric(name).name] = float(value)
+        except (OptionError, ValueError):
+            raise OptionError(
+                f"--min-metric must be labels=VALUE or module:function=VALUE such as labels=0.8, got {text!r}."
+            ) from None
+    return limits
+
+
+def parse_providers(texts: Sequence[str]) -> dict[str, float | None]:
+    """Least shares of nodes by target from `xnnpack` or `xnnpack=0.8`.
+
+    Raises:
+        OptionError: not a share.
+    """
+    limits: dict[str, float | None] = {}
+    for text in texts:
+        target, equals, share = text.partition("=")
+        try:
+            limits[target] = float(share) if equals else None
+        except ValueError:
+            limits[target] = math.nan
+        least = limits[target]
+        if not target or not (least is None or 0 < least <= 1):
+            raise OptionError(f"--must-run must be TARGET or TARGET=SHARE such as xnnpack=0.8, got {text!r}.")
+    return limits
 
 
 def parse_latencies(texts: Sequence[str]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -20,6 +20,8 @@ from onnxprune.model import Model, RawModel, data_files, load, read_raw
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session
 from onnxprune.structure import Structure, read_structure
 from onnxprune.synthetic import parse_shapes, probes
+from onnxprune.targets.forecast import ForecastTarget, best
+from onnxprune.targets.placement import Placement
 from onnxprune.targets.target import parse_target
 from onnxprune.targets.timing import Timed
 
@@ -144,6 +146,28 @@ class Case:
             place = parse_target(target)
             known[target] = place.time(paths, self.feeds, budget_s=self.budgets.seconds * len(paths))
         return known[target]
+
+    def values(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """Intermediate tensors of one run on the first sample."""
+        return observe(self.model, self.feeds, names)
+
+    def placement(self, target: str) -> tuple[Placement, bool]:
+        """Which node runs where on a target, and whether that is a forecast."""
+        known: dict[str, Placement] = self.__dict__.setdefault("_placements", {})
+        place = parse_target(target)
+        if target not in known:
+            known[target] = place.place([self.path], self.feeds)[0]
+            self.figures.setdefault("placement", {})[target] = {
+                "kind": "forecast" if isinstance(place, ForecastTarget) else "ran",
+                "counts": known[target].counts,
+                "partitions": known[target].partitions,
+            }
+        return known[target], isinstance(place, ForecastTarget)
+
+    def verdict(self, target: str) -> str:
+        """A forecast's own verdict: yes, maybe or no."""
+        place = parse_target(target)
+        return best(place.forecast(self.path)).verdict if isinstance(place, ForecastTarget) else "yes"
 
     @cached_property
     def comparison(self) -> Comparison:

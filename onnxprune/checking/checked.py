@@ -15,6 +15,7 @@ from onnxprune.checking.rule import Rule
 from onnxprune.checking.rules import RULES
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.exporting import Export, fold, is_factory, load_module, preview
+from onnxprune.measurement import parse_targets
 
 FailOn = Literal["error", "warning", "note", "never"]
 _MODULE = ("module", "export")
@@ -119,6 +120,7 @@ def check(
     for name in [*names, *([str(limits.reference)] if limits.reference else [])]:
         if not Path(name).is_file() and not (name in names and is_factory(name)):
             raise ModelError(f"{name}: no such file. Name an existing .onnx file.")
+    _refuse_targets(limits)
     chosen = [rule for name, rule in known.items() if name not in ignore]
     checked: list[CheckedModel] = []
     for name in names:
@@ -127,6 +129,15 @@ def check(
         else:
             checked += _checked_module(name, chosen, limits)
     return Checked(models=tuple(checked), fail_on=fail_on)
+
+
+def _refuse_targets(budgets: Budgets) -> None:
+    """Targets that are not there, and limits in milliseconds where none are measured, are told before anything runs."""
+    for place in parse_targets([*budgets.max_latency_ms]) if budgets.max_latency_ms else ():
+        if place.latency != "wall":
+            raise OptionError(f"--max-latency {place.name}: gives no milliseconds. Name one that does, as cpu:1.")
+    if budgets.must_run:
+        parse_targets([*budgets.must_run])
 
 
 def _checked_module(name: str, rules: Sequence[Rule], budgets: Budgets) -> Iterator[CheckedModel]:

@@ -18,6 +18,11 @@ from onnxprune.cli.options import JSON, SHAPE
 @click.option("--max-latency", multiple=True, metavar="TARGET=MS", help="Largest median run, e.g. cpu:1=12.5.")
 @click.option("--max-load", type=float, metavar="MS", help="Largest median time to make a session.")
 @click.option("--min-fidelity", type=float, metavar="SHARE", help="Least agreement with --reference, at most 1.")
+@click.option(
+    "--min-metric", multiple=True, metavar="METRIC=VALUE", help="Least labels=VALUE or module:function=VALUE."
+)
+@click.option("--must-run", multiple=True, metavar="TARGET[=SHARE]", help="A provider that must take nodes, see docs.")
+@click.option("--portable", is_flag=True, help="It must answer alike on x64 processors without VNNI.")
 @click.option("--reference", type=click.Path(path_type=Path), help="The model that is right; MODEL must not be slower.")
 @click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
 @SHAPE
@@ -42,7 +47,7 @@ def check(models: tuple[str, ...], as_json: bool, sarif: Path | None, listed: bo
 
     A MODEL is an .onnx file, or package.module:factory of a torch module, which is exported and looked into.
     """
-    from onnxprune.checking import RULES, Budgets, parse_latencies, parse_size
+    from onnxprune.checking import RULES, Budgets, parse_latencies, parse_metrics, parse_providers, parse_size
     from onnxprune.checking import check as run
     from onnxprune.errors import OptionError
     from onnxprune.report.checking import print_checked, print_rules
@@ -58,6 +63,8 @@ def check(models: tuple[str, ...], as_json: bool, sarif: Path | None, listed: bo
     budgets = Budgets(
         max_size=None if size is None else parse_size(size),
         max_latency_ms=parse_latencies(options.pop("max_latency")),
+        min_metric=parse_metrics(options.pop("min_metric")),
+        must_run=parse_providers(options.pop("must_run")),
         max_load_ms=options.pop("max_load"),
         **options,
     )

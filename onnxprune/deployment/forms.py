@@ -14,6 +14,7 @@ from onnxprune.deployment.ort_format import SUFFIX, place_ort
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.fidelity import compare
 from onnxprune.model import Model, data_files, load, save
+from onnxprune.packing import unpacked
 from onnxprune.replaying import check_destination
 from onnxprune.runtime import Feeds, open_session, save_ort, written
 from onnxprune.synthetic import parse_shapes, shaped
@@ -99,10 +100,11 @@ def deploy(
     check_destination(stem.with_name(f"{stem.name}{SUFFIX}"), path)
     loaded, session = load(path), open_session(path)
     feeds = inputs_for(loaded, session, data, {}, seed).feeds[0]
-    source, forms = loaded, list[Form]()
+    # What is stored packed would be decoded at each run of the ORT format, and a provider would find odd operators.
+    source, forms = unpacked(loaded)[0], list[Form]()
     if fixed_shapes:
         sizes = fixed_sizes(fixed_shapes)
-        source = fix_shapes(loaded, session, sizes)
+        source = fix_shapes(source, session, sizes)
         feeds = shaped(loaded, session, sizes, feeds)
         forms.append(_fixed(path, source, stem.with_name(f"{stem.name}.fixed.onnx"), feeds))
     if ort:

@@ -267,6 +267,21 @@ def _bias_steps() -> onnx.ModelProto:
     return _model(nodes, constants)
 
 
+def _saturating() -> onnx.ModelProto:
+    # Two terms of 255·127 are 64770, of which 16 bits hold 32767: about half of each sum is lost.
+    nodes = [
+        _node("Mul", ["x", "tenth"], ["t"]),
+        _node("Exp", ["t"], ["p"]),
+        _node("DynamicQuantizeLinear", ["p"], ["q", "s", "z"]),
+        _node("MatMulInteger", ["q", "w", "z"], ["i"]),
+        _node("Cast", ["i"], ["f"], to=TensorProto.FLOAT),
+        _node("Mul", ["f", "s"], ["y"]),
+    ]
+    # All activations lie near their largest.
+    tenth = np.array(0.1, np.float32)
+    return _model(nodes, {"tenth": tenth, "w": np.full((WIDTH, WIDTH), 127, np.int8)})
+
+
 def _mostly_zeros(array: graphs.Array) -> graphs.Array:
     keep = np.random.default_rng(0).random(array.shape) < 0.2
     return np.asarray(array * keep)
@@ -344,6 +359,7 @@ BROKEN: dict[str, Writer] = {
     "float-stored-int8": lambda folder: graphs.saved(_rounded_at_load(), folder),
     "small-int8-product": lambda folder: graphs.saved(_small_product(), folder),
     "quantized-softmax": lambda folder: graphs.saved(_softmax(), folder),
+    "saturation": lambda folder: graphs.saved(_saturating(), folder),
     "bias-scale": lambda folder: graphs.saved(_bias_steps(), folder),
 }
 

@@ -17,8 +17,18 @@ from tests.checking.broken import BROKEN, good
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 # They need an option or a torch module, and are tested beside it; notes fail nothing by default.
-BY_OPTION = {"over-size", "over-latency", "over-load", "under-fidelity", "slower-than-reference", "interface-changed"}
-OF_MODULES = {"masks-left", "exporter-failed", "pruned-units-stay"}
+BY_OPTION = {
+    "dynamic-shapes",
+    "interface-changed",
+    "must-run",
+    "over-latency",
+    "over-load",
+    "over-size",
+    "slower-than-reference",
+    "under-fidelity",
+    "under-metric",
+}
+OF_MODULES = {"exporter-failed", "pruned-units-stay"}
 
 
 def answer(*arguments: str, code: int) -> Any:

@@ -147,6 +147,106 @@ def test_a_model_slower_than_its_reference_is_found() -> None:
     assert quick["models"][0]["figures"]["speedup"]["cpu:1"]["ratio"] > 1
 
 
+def labelled() -> None:
+    """Eight samples of which the model names the labels of six."""
+    graphs.saved(named(graphs.matmul()), Path(), "classes.onnx")
+    x = np.random.default_rng(0).standard_normal((8, 1, 64)).astype(np.float32)
+    labels = (x[:, 0] @ graphs.weights(64, 64)).argmax(axis=1)
+    labels[:2] += 1
+    np.savez("data.npz", x=x, labels=labels)
+
+
+def test_a_metric_below_its_floor_is_found() -> None:
+    labelled()
+    document = answer("classes.onnx", "--data", "data.npz", "--min-metric", "labels=0.8", code=1)
+    assert [(finding["where"], finding["what"]) for finding in document["findings"]] == [
+        ("metric labels", "is 0.75 on 8 samples, at least 0.8 is asked for")
+    ]
+    assert document["models"][0]["figures"]["metrics"] == {"labels": 0.75}
+    assert rules(answer("classes.onnx", "--data", "data.npz", "--min-metric", "labels=0.75")) == []
+
+
+def test_a_metric_of_the_users_own_sees_outputs_and_labels(tmp_path: Path) -> None:
+    labelled()
+    (tmp_path / "own_metric_of_check.py").write_text(
+        "def score(outputs, samples):\n"
+        "    hits = [o['y'].argmax() == s['labels'] for o, s in zip(outputs, samples)]\n"
+        "    assert samples[0]['x'].shape == (1, 64)\n"
+        "    return -sum(hits)\n"
+        "def fail(outputs, samples):\n"
+        "    raise ValueError('no such thing')\n"
+    )
+    arguments = ("classes.onnx", "--data", "data.npz", "--min-metric")
+    document = answer(*arguments, "own_metric_of_check:score=-5", code=1)
+    assert document["models"][0]["figures"]["metrics"] == {"own_metric_of_check:score": -6}
+    failed = run(*arguments, "own_metric_of_check:fail=0")
+    assert (failed.exit_code, failed.stderr) == (
+        2,
+        "onnxprune: own_metric_of_check:fail: it raised ValueError: no such thing. Mend the metric.\n",
+    )
+    without = run("classes.onnx", "--min-metric", "labels=0.8")
+    assert without.exit_code == 2
+    assert without.stderr == (
+        "onnxprune: synthetic inputs: has no labels. Add an array named 'labels', or give module:function.\n"
+    )
+
+
+def test_a_provider_that_takes_too_few_nodes_is_found() -> None:
+    # The list of NNAPI has neither Erf nor LayerNormalization, that of its ML Programs has Relu and MatMul.
+    nodes = [graphs.node("MatMul", ["x", "w"], ["m"], name="m"), graphs.node("Erf", ["m"], ["y"], name="e")]
+    shape = (2, 64)
+    proto = graphs.model(nodes, [graphs.info("x", shape)], [graphs.info("y", shape)], {"w": graphs.weights(64, 64)})
+    graphs.saved(proto, Path(), "erf.onnx")
+    document = answer("erf.onnx", "--must-run", "nnapi=0.9", code=1)
+    assert rules(document) == ["must-run", "falls-back"]
+    assert document["findings"][0]["what"] == (
+        "forecast: 1 of 2 nodes on Nnapi in 1 partition; Erf (1): the list lacks it; 90% are asked for"
+    )
+    assert document["models"][0]["figures"]["placement"]["nnapi"]["kind"] == "forecast"
+    assert rules(answer("erf.onnx", "--must-run", "nnapi=0.5")) == ["falls-back"]
+    assert rules(answer("erf.onnx", "--must-run", "cpu:1")) == []
+
+
+def test_a_provider_that_wants_fixed_shapes_is_told_of_open_ones() -> None:
+    document = answer("model.onnx", "--must-run", "nnapi=0.1", "--ignore", "falls-back", code=1)
+    assert [(finding["rule"], finding["what"]) for finding in document["findings"]] == [
+        ("dynamic-shapes", "is float32 [batch, sequence, 64]; nnapi wants it fixed")
+    ]
+
+
+def test_axes_without_names_are_noted() -> None:
+    proto = good()
+    proto.graph.input[0].type.tensor_type.shape.dim[1].ClearField("dim_param")
+    graphs.saved(proto, Path(), "open.onnx")
+    document = answer("open.onnx")
+    assert [(finding["rule"], finding["what"]) for finding in document["findings"]] == [
+        ("unnamed-axis", "axis 1 of 3 has no name")
+    ]
+
+
+def test_portability_is_stricter_where_it_is_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    # Of 64 weights in a column 16 are large: some pairs of terms pass 32767.
+    weight = np.where(rng.random((64, 64)) < 0.1, 100, 12).astype(np.int8) * rng.choice([-1, 1], (64, 64)).astype(
+        np.int8
+    )
+    nodes = [
+        graphs.node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="q"),
+        graphs.node("MatMulInteger", ["q", "w", "z"], ["i"], name="i"),
+        graphs.node("Cast", ["i"], ["f"], name="c", to=1),
+        graphs.node("Mul", ["f", "s"], ["y"], name="m"),
+    ]
+    shape = [graphs.info("x", ("batch", 64))]
+    graphs.saved(graphs.model(nodes, shape, [graphs.info("y", ("batch", 64))], {"w": weight}), Path(), "int8.onnx")
+    (found,) = answer("int8.onnx", "--fail-on", "never")["findings"]
+    (strict,) = answer("int8.onnx", "--portable", code=1)["findings"]
+    assert (found["rule"], found["where"]) == ("saturation", "MatMulInteger 'i'")
+    assert found["severity"] == "note"
+    assert strict["severity"] == "error"
+    assert strict["what"] == found["what"]
+    assert " columns at risk, where " in found["what"]
+
+
 def test_severity_decides_with_fail_on() -> None:
     proto = good()
     proto.graph.initializer.append(numpy_helper.from_array(np.ones(7, np.float32), "spare"))
@@ -251,6 +351,19 @@ def test_sarif_without_findings_and_of_odd_names_is_valid(tmp_path: Path) -> Non
             "no/such: no such folder. Make it or choose another place with --sarif.",
         ),
         (("model.onnx", "--data", "gone.npz"), None),
+        (
+            ("model.onnx", "--min-metric", "labels"),
+            "--min-metric must be labels=VALUE or module:function=VALUE such as labels=0.8, got 'labels'.",
+        ),
+        (
+            ("model.onnx", "--must-run", "cpu=2"),
+            "--must-run must be TARGET or TARGET=SHARE such as xnnpack=0.8, got 'cpu=2'.",
+        ),
+        (
+            ("model.onnx", "--max-latency", "nnapi=3"),
+            "--max-latency nnapi: gives no milliseconds. Name one that does, as cpu:1.",
+        ),
+        (("model.onnx", "--must-run", "toaster"), None),
     ],
 )
 def test_what_the_user_got_wrong_is_one_line(arguments: tuple[str, ...], line: str | None) -> None:

@@ -104,6 +104,15 @@ def test_an_int8_model_becomes_ort_with_its_integer_products() -> None:
     assert session.get_inputs()[0].shape == [1, 16, 64]
 
 
+def test_packed_weights_are_unpacked_first() -> None:
+    arguments = ["--pass", "sparse-int8:sparsity=0.75,score=magnitude", "--pass", "pack-weights"]
+    assert run("optimize", "model.onnx", "-o", "packed.onnx", *arguments).exit_code == 0
+    assert "CumSum" in {node.op_type for node in onnx.load("packed.onnx").graph.node}
+    deploy("packed.onnx", ort=True, fixed_shapes=["x=1x16x64"])
+    assert "CumSum" not in {node.op_type for node in onnx.load("packed.fixed.onnx").graph.node}
+    assert "CumSum" not in Path("packed.required_operators.config").read_text()
+
+
 def test_optimize_reports_every_form_with_its_size() -> None:
     result = run("optimize", "model.onnx", "-o", "small.onnx", "--ort", "--fixed-shapes", "x=1x16x64", "--json")
     forms = json.loads(result.stdout)["forms"]

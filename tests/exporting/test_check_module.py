@@ -35,7 +35,7 @@ def answer(*arguments: str, code: int) -> Any:
 
 
 def test_masks_are_found_and_their_units_disappear_from_both_exports() -> None:
-    document = answer(f"{NETWORKS}:masked", code=1)
+    document = answer(f"{NETWORKS}:masked", code=0)
     assert [(one["rule"], one["where"], one["what"]) for one in document["findings"]] == [
         ("masks-left", "weight '0.weight'", "pruning mask")
     ]

@@ -10,6 +10,8 @@ from onnxprune.checking.rules import (
     naming,
     numerics,
     operators,
+    portability,
+    providers,
     quantization,
     storage,
     structure,
@@ -24,6 +26,8 @@ RULES: tuple[Rule, ...] = (
     *numerics.RULES,
     *structure.RULES,
     *quantization.RULES,
+    *portability.RULES,
+    *providers.RULES,
     *budgets.RULES,
 )
 

@@ -8,6 +8,7 @@ from onnxprune.checking.case import Case
 from onnxprune.checking.finding import Spot
 from onnxprune.checking.rule import rule
 from onnxprune.errors import ModelError
+from onnxprune.metrics import Metric
 from onnxprune.runtime import open_session
 
 _LOADED_ON = "cpu:1"
@@ -102,6 +103,19 @@ def under_fidelity(case: Case) -> Iterator[Spot]:
 
 
 @rule(
+    "under-metric", "error", needs="run", do="Train it further, or compress it less: onnxprune sweep shows the choice."
+)
+def under_metric(case: Case) -> Iterator[Spot]:
+    """A metric of the user's own is below --min-metric."""
+    for name, floor in case.budgets.min_metric.items():
+        value = Metric(name).of(case.session, case.samples)
+        case.figures.setdefault("metrics", {})[name] = value
+        if not value >= floor:
+            count = len(case.samples.feeds)
+            yield Spot(f"metric {name}", f"is {value:.4g} on {count} samples, at least {floor:g} is asked for")
+
+
+@rule(
     "slower-than-reference",
     "warning",
     needs="run",
@@ -120,4 +134,4 @@ def slower_than_reference(case: Case) -> Iterator[Spot]:
             yield Spot(f"target {target}", what)
 
 
-RULES = (over_size, over_latency, over_load, interface_changed, under_fidelity, slower_than_reference)
+RULES = (over_size, over_latency, over_load, interface_changed, under_fidelity, under_metric, slower_than_reference)

@@ -58,7 +58,7 @@ def external_data_missing(case: Case) -> Iterator[Spot]:
     do="Mend what the checker names; an exporter's own bug is fixed by another opset.",
 )
 def checker_error(case: Case) -> Iterator[Spot]:
-    """Onnx's own checker refuses the model, or its shape inference contradicts the file."""
+    """The checker of onnx refuses the model, or its shape inference contradicts the file."""
     for full in (False, True):
         try:
             onnx.checker.check_model(str(case.path), full_check=full)
@@ -79,7 +79,7 @@ def invalid_graph(case: Case) -> Iterator[Spot]:
 
 @rule("does-not-load", "error", needs="graph", do="Export with an opset and operators that onnxruntime has.")
 def does_not_load(case: Case) -> Iterator[Spot]:
-    """Onnxruntime refuses the model."""
+    """The runtime refuses the model."""
     reason = case.failure("session")
     if reason is not None:
         yield Spot(MODEL, _own(case, reason))

@@ -13,9 +13,9 @@ _MASKS = ("mask of", "pruning mask")
 
 @rule(
     "masks-left",
-    "warning",
+    "note",
     needs="module",
-    do="Export onnxprune.export_ready(module): an export of this module stores mask and weight both.",
+    do="Export onnxprune.export_ready(module): the file then holds the weights that are used, under their own names.",
 )
 def masks_left(case: Case) -> Iterator[Spot]:
     """Weights carry pruning masks that are not part of them yet."""

@@ -22,12 +22,12 @@ from onnxprune.model.core import subgraphs
 def unnamed_node(case: Case) -> Iterator[Spot]:
     """Nodes have no name, so that no profile or report can point at them."""
     for holder, graph in case.raw.graphs():
-        # What a Constant holds is named by its output.
-        named = [node for node in graph.node if node.op_type != "Constant"]
-        unnamed = [node for node in named if not node.name]
+        # What is computed from constants alone is folded at load: no profile ever shows it.
+        moving = _moving(graph, {info.name for info in case.raw.proto.graph.input} if holder else set())
+        unnamed = [node for node in moving if not node.name]
         if unnamed:
             yield Spot(
-                f"{described(unnamed[0])}{_inside(holder)}", f"{len(unnamed)} of {len(named)} nodes have no name"
+                f"{described(unnamed[0])}{_inside(holder)}", f"{len(unnamed)} of {len(moving)} nodes have no name"
             )
 
 
@@ -112,6 +112,19 @@ def unused_node(case: Case) -> Iterator[Spot]:
                 yield Spot(f"{described(node)}{_inside(holder)}", "no output depends on it")
             else:
                 wanted |= set(node.input) | {name for body in subgraphs(node) for name in _read_in(body, outputs=True)}
+
+
+def _moving(graph: onnx.GraphProto, outer: set[str]) -> list[onnx.NodeProto]:
+    """Nodes whose result changes from run to run: inputs reach them, or nothing that a fold could start from."""
+    stored = {tensor.name for tensor in graph.initializer}
+    changing = outer | {info.name for info in graph.input} - stored
+    found = []
+    for node in graph.node:
+        bodies = [body for body in subgraphs(node) if _read_in(body, outputs=True) & changing]
+        if changing.intersection(node.input) or bodies or (not node.input and node.op_type != "Constant"):
+            changing.update(node.output)
+            found.append(node)
+    return found
 
 
 def _read_in(graph: onnx.GraphProto, *, outputs: bool = False) -> set[str]:
