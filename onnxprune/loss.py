@@ -92,7 +92,7 @@ def choose_loss(model: Model, session: Session, samples: Samples, asked: str | N
     if asked == "labels" and labels is None:
         raise DataError(f"--loss labels: {samples.source} must hold labels, it has none. Add an array named 'labels'.")
     if labels is not None and asked != "divergence":
-        port = _labelled_output(session, feeds[0], labels[0])
+        port = labelled_output(session, feeds[0], labels[0])
         if port is not None:
             return _labels(session, feeds, labels, port)
         if asked:
@@ -146,13 +146,13 @@ class _Reference:
 
 def _labels(session: Session, feeds: Sequence[Feeds], labels: Array, port: Port) -> Loss:
     masks = padding_masks(session.inputs)
-    probabilities = _are_probabilities(session.run(feeds[0])[port.name], _class_axis(port))
+    probabilities = _are_probabilities(session.run(feeds[0])[port.name], class_axis(port))
 
     def measure(candidate: Session) -> float:
         total, count = 0.0, 0
         for given, wanted in zip(feeds, labels, strict=True):
             output = candidate.run(given)[port.name]
-            axis = _class_axis(port)
+            axis = class_axis(port)
             log_p = _log_probabilities(np.moveaxis(output, axis, -1), probabilities=probabilities)
             target = np.asarray(wanted).reshape(log_p.shape[:-1])
             if target.max() >= log_p.shape[-1]:
@@ -172,7 +172,7 @@ def _labels(session: Session, feeds: Sequence[Feeds], labels: Array, port: Port)
     return Loss("labels", f"cross-entropy of the labels by output {port.name!r}, in nats", feeds, measure)
 
 
-def _labelled_output(session: Session, feeds: Feeds, label: Array) -> Port | None:
+def labelled_output(session: Session, feeds: Feeds, label: Array) -> Port | None:
     """The first output whose classes a sample's labels can choose among."""
     if label.dtype.kind not in "iu":
         return None
@@ -182,14 +182,15 @@ def _labelled_output(session: Session, feeds: Feeds, label: Array) -> Port | Non
         value = outputs[port.name]
         if port.name in states or not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.ndim < 2:
             continue
-        classes = value.shape[_class_axis(port)]
-        sizes = tuple(size for size in np.moveaxis(value, _class_axis(port), -1).shape[:-1] if size > 1)
+        classes = value.shape[class_axis(port)]
+        sizes = tuple(size for size in np.moveaxis(value, class_axis(port), -1).shape[:-1] if size > 1)
         if classes > 1 and sizes == tuple(size for size in label.shape if size > 1):
             return port
     return None
 
 
-def _class_axis(port: Port) -> int:
+def class_axis(port: Port) -> int:
+    """Where an output's classes stand."""
     # Classes stand last, but before the height and width of an image.
     return 1 if len(port.shape) > 3 else -1
 

@@ -10,10 +10,10 @@ from typing import Literal
 from onnxprune import spec
 from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
-from onnxprune.errors import OptionError
+from onnxprune.errors import DataError, OptionError
 from onnxprune.footprint import footprints
 from onnxprune.loss import check_loss
-from onnxprune.measurement import measure, parse_targets
+from onnxprune.measurement import Measurement, measure, parse_targets
 from onnxprune.model import Model, data_files, save
 from onnxprune.packing import unpacked
 from onnxprune.passes import PackWeights, known
@@ -24,8 +24,9 @@ from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Reached, Result
 from onnxprune.resuming import trail_of, versions
 from onnxprune.runtime import Feeds, observe_shapes
-from onnxprune.search.aiming import aim
-from onnxprune.search.goal import Goal, parse_latency, parse_size
+from onnxprune.search.aiming import Aimed, aim
+from onnxprune.search.floors import Floors
+from onnxprune.search.goal import Goal, Metric, read_goal
 from onnxprune.search.judging import Budget
 from onnxprune.search.reaching import Finish, missed
 from onnxprune.search.searcher import Searcher
@@ -61,6 +62,9 @@ def optimize(
     speedup: float | None = None,
     latency: str | float | None = None,
     size: str | None = None,
+    metric: str | Metric | None = None,
+    max_drop: float | None = None,
+    best: bool = False,
     budget: float | None = None,
     fixed_shapes: Sequence[str] = (),
     ort: bool = False,
@@ -85,6 +89,10 @@ def optimize(
         speedup: times as fast as the original, at least; a plan is searched for, as for the latency and the size.
         latency: of one run, at most: milliseconds, or text such as `5ms`.
         size: of the file, at most: `0.2x` of the original's, or `20MB`.
+        metric: a function of outputs and samples (and its name as `module:function`), higher is better; or `labels`,
+            the accuracy by the labels in `data`. With it, the fastest model is searched for whose metric holds.
+        max_drop: by how much the metric may fall below the original's.
+        best: as fast as the floors under the fidelity and the metric allow.
         budget: minutes after which a search begins nothing new.
         fixed_shapes: `NAME=1x128`; the result is written with static inputs, too, as `STEM.fixed.onnx`.
         ort: the result is written in the ORT format, too, with the list of its operators.
@@ -99,7 +107,10 @@ def optimize(
     places = parse_targets(target)
     place = together(places)
     check_loss(loss)
-    goal = _goal(fidelity, speedup=speedup, latency=latency, size=size, budget=budget)
+    goal = read_goal(
+        speedup=speedup, latency=latency, size=size, fidelity=fidelity, metric=metric, max_drop=max_drop, best=best,
+        budget_min=budget,
+    )  # fmt: skip
     if goal.latency_ms is not None and next(each.latency for each in places if each.latency != "none") != "wall":
         raise OptionError(
             f"A latency goal needs milliseconds, which {place.name} does not give. Name a speed-up instead."
@@ -113,6 +124,7 @@ def optimize(
     check_destination(destination, path)
     progress("load and run the original")
     subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic)
+    _check_samples(goal, subject)
     if subject.packed and all(one.name != PackWeights.name for one in chosen):
         # What came packed goes packed.
         chosen = (*chosen, PackWeights())
@@ -126,6 +138,7 @@ def optimize(
 
     searcher, aimed = None, None
     if goal.searches and subject.loss is not None:
+        floors = Floors(subject, goal, metric if callable(metric) else None)
         lossless, packing = _passes(LOSSLESS_PASSES), PackWeights()
         searcher = Searcher(
             subject=subject,
@@ -138,7 +151,7 @@ def optimize(
             budget=Budget(seconds=goal.budget_s),
             progress=progress,
         )
-        aimed, outcome = aim(searcher, goal, lambda wanted: run((*lossless, *wanted, packing)))
+        aimed, outcome = aim(searcher, goal, floors, lambda wanted: run((*lossless, *wanted, packing)))
         chosen = (*lossless, *aimed.passes, packing)
     else:
         outcome = run(chosen)
@@ -171,15 +184,7 @@ def optimize(
     progress(f"time both on {place.name}")
     files = (subject.path, destination)
     measurements = tuple(measure(each, files, subject.timed, budget_s=TIMING_S) for each in places)
-    timed = [each.models[1] for each in measurements if each.models]
-    finish = Finish(
-        speedup=min(each.speedup.ratio for each in timed),
-        latency_ms=timed[0].latency_ms.median,
-        size_bytes=_size(destination),
-        fidelity=outcome.fidelity.score,
-    )
     asked = replace(goal, fidelity=floor)
-    why = missed(asked, finish, _size(path), None if searcher is None else searcher.ends)
     return Result(
         input=path,
         output=destination,
@@ -190,13 +195,7 @@ def optimize(
         measurements=measurements,
         shape={name: value.shape for name, value in subject.timed.items()},
         fidelity=outcome.fidelity,
-        goal=Reached(
-            asked=asked.asked(),
-            met=not why,
-            reason=why,
-            predicted=None if aimed is None else aimed.candidate.predicted,
-            evaluations=0 if searcher is None else searcher.judge.evaluations,
-        ),
+        goal=_reached(asked, subject, measurements, _size(destination), outcome, searcher, aimed),
         reports=outcome.reports,
         notes=(
             *subject.model.notes,
@@ -220,22 +219,36 @@ def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
     return tuple(chosen)
 
 
-def _goal(
-    fidelity: float | Literal["off"] | None,
-    *,
-    speedup: float | None,
-    latency: str | float | None,
-    size: str | None,
-    budget: float | None,
-) -> Goal:
-    share, size_bytes = parse_size(size) if size is not None else (None, None)
-    return Goal(
-        speedup=speedup,
-        latency_ms=parse_latency(latency) if isinstance(latency, str) else latency,
-        size_share=share,
+def _check_samples(goal: Goal, subject: Subject) -> None:
+    if subject.loss is None and goal.searches and goal.only_floors:
+        name = "best" if goal.best else "metric"
+        raise DataError(f"{name} needs sample inputs. Give --data, or --allow-synthetic to search on made-up ones.")
+
+
+def _reached(
+    goal: Goal,
+    subject: Subject,
+    measurements: Sequence[Measurement],
+    size_bytes: int,
+    outcome: Outcome,
+    searcher: Searcher | None,
+    aimed: Aimed | None,
+) -> Reached:
+    timed = [each.models[1] for each in measurements if each.models]
+    finish = Finish(
+        speedup=min(each.speedup.ratio for each in timed),
+        latency_ms=timed[0].latency_ms.median,
         size_bytes=size_bytes,
-        fidelity=None if fidelity == "off" else fidelity,
-        budget_s=None if budget is None else 60 * budget,
+        fidelity=outcome.fidelity.score,
+        metric_drop=None if aimed is None else aimed.finish.metric_drop,
+    )
+    why = missed(goal, finish, _size(subject.path), None if searcher is None else searcher.ends)
+    return Reached(
+        asked=goal.asked(),
+        met=not why,
+        reason=why,
+        predicted=aimed.candidate.predicted if aimed is not None and aimed.candidate is not None else None,
+        evaluations=0 if searcher is None else searcher.judge.evaluations,
     )
 
 

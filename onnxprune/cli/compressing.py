@@ -21,6 +21,9 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGETS, factor, floor
 @click.option("--speedup", metavar="2", help="Times as fast as MODEL, at least: a plan is searched for.")
 @click.option("--latency", metavar="5ms", help="Of one run on the target, at most.")
 @click.option("--size", metavar="0.2x|20MB", help="Of the file, at most.")
+@click.option("--metric", metavar="module:function|labels", help="What must hold: of outputs and samples, or accuracy.")
+@click.option("--max-drop", type=float, help="By how much the metric may fall below MODEL's.")
+@click.option("--best", is_flag=True, help="As fast as the floors under the fidelity and the metric allow.")
 @click.option("--budget", type=float, metavar="MINUTES", help="After which a search begins nothing new.")
 @click.option("--loss", help="What edits are scored by: next-token, labels (default if --data has some) or divergence.")
 @TARGETS

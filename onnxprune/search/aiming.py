@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from onnxprune import spec
 from onnxprune.fidelity import Fidelity
@@ -13,11 +13,13 @@ from onnxprune.model import Model
 from onnxprune.passes import known
 from onnxprune.protocol import Pass
 from onnxprune.runtime import written
+from onnxprune.search.finding import MARGIN, fastest, reach, slower_than
+from onnxprune.search.floors import Floors
 from onnxprune.search.goal import Goal
 from onnxprune.search.reaching import Finish, excess_of
-from onnxprune.search.searcher import MARGIN, Candidate, Searcher
+from onnxprune.search.searcher import Candidate, Searcher
 
-# How often a finished model may fall short before the best one is taken as it is.
+# Models that are finished for one goal, at most.
 ATTEMPTS = 3
 
 
@@ -29,8 +31,8 @@ class Done(Protocol):
         """The finished model."""
 
     @property
-    def fidelity(self) -> Fidelity | None:
-        """Of that model; None where no edit stands."""
+    def fidelity(self) -> Fidelity:
+        """Of that model."""
 
 
 Result = TypeVar("Result", bound=Done)
@@ -41,52 +43,98 @@ class Aimed:
     """A plan that was carried out.
 
     Attributes:
+        candidate: None where nothing but the lossless passes keeps the floors.
         passes: that carried it out, after the lossless ones.
         finish: what was measured of the finished model.
     """
 
-    candidate: Candidate
+    candidate: Candidate | None
     passes: tuple[Pass, ...]
     finish: Finish
 
 
-def aim(searcher: Searcher, goal: Goal, run: Callable[[Sequence[Pass]], Result]) -> tuple[Aimed, Result]:
+def aim(
+    searcher: Searcher, goal: Goal, floors: Floors, run: Callable[[Sequence[Pass]], Result]
+) -> tuple[Aimed, Result]:
     """The finished model that keeps the goal with the highest fidelity, or else comes closest to it.
+
+    Floors come first: where the speed or the size cannot be had above them, the fastest model above them is taken.
 
     Args:
         searcher: of the model as lossless edits have left it.
-        goal: of speed or size.
+        goal: of speed or size, or `best`.
+        floors: of the same goal.
         run: carries passes out on that model, with proof.
     """
-    passes = known()
-    margin = MARGIN
-    original_bytes = searcher.original_bytes
-    tried: list[tuple[Aimed, Result]] = []
-    for _ in range(ATTEMPTS):
-        candidate = searcher.reach(goal, margin=margin)[-1]
-        if tried and candidate.choice == tried[-1][0].candidate.choice:
-            break
-        chosen = tuple(spec.parse(text, passes) for text in searcher.specs(candidate.choice))
-        done = run(chosen)
-        finish = _finish(searcher, chosen, done)
-        tried.append((Aimed(candidate=candidate, passes=chosen, finish=finish), done))
-        excess = excess_of(goal, finish, original_bytes)
-        if excess <= 1 or searcher.judge.spent() or searcher.exhausted(goal, margin):
-            break
-        margin *= excess * 1.01
-    return min(tried, key=lambda one: _standing(one[0].finish, goal, original_bytes))
+    job = _Job(searcher, goal, floors, run)
+    if not goal.only_floors:
+        job.towards()
+    if floors.stated and not any(job.keeps(aimed.finish) for aimed, _ in job.tried):
+        job.above_floors()
+    return min(job.tried, key=lambda one: job.standing(one[0].finish))
 
 
-def _finish(searcher: Searcher, passes: Sequence[Pass], done: Done) -> Finish:
-    speedup, ms = searcher.watch.finished([spec.format(one) for one in passes], done.model)
-    with written(done.model) as path:
-        size = sum(one.stat().st_size for one in path.parent.iterdir())
-    score = 1.0 if done.fidelity is None else done.fidelity.score
-    return Finish(speedup=speedup, latency_ms=ms, size_bytes=size, fidelity=score)
+class _Job(Generic[Result]):
+    def __init__(self, searcher: Searcher, goal: Goal, floors: Floors, run: Callable[[Sequence[Pass]], Result]) -> None:
+        self._searcher, self._goal, self._floors, self._run = searcher, goal, floors, run
+        self.tried: list[tuple[Aimed, Result]] = []
 
+    def towards(self) -> None:
+        """Aim at the speed and the size, a little further each time that a finished model falls short."""
+        margin = MARGIN
+        for _ in range(ATTEMPTS):
+            found = reach(self._searcher, self._goal, margin=margin)
+            if any(found.best.choice == (aimed.candidate and aimed.candidate.choice) for aimed, _ in self.tried):
+                return
+            finish = self._finish(found.best)
+            excess = excess_of(self._goal, finish, self._searcher.original_bytes)
+            if excess <= 1 or not found.reachable or self._searcher.judge.spent():
+                return
+            margin *= excess * 1.01
 
-def _standing(finish: Finish, goal: Goal, original_bytes: int) -> tuple[bool, float]:
-    """Sorts attempts: those that meet the goal first, the most faithful first; then by how close they come."""
-    excess = excess_of(goal, finish, original_bytes)
-    score = finish.fidelity if math.isfinite(finish.fidelity) else -math.inf
-    return (excess > 1, -score if excess <= 1 else excess)
+    def above_floors(self) -> None:
+        """The fastest model that keeps the floors; the refit of finished models may keep them a little further."""
+
+        def holds(candidate: Candidate) -> bool:
+            return self._floors.held(self._searcher.builder.build(candidate.choice))
+
+        found = fastest(self._searcher, holds)
+        finish = self._finish(found)
+        while found is not None and not self._floors_kept(finish):
+            # What the passes do with the same levels is not quite what was judged: a little slower, then.
+            slower = slower_than(self._searcher, found)
+            if slower is None or len(self.tried) > 2 * ATTEMPTS:
+                self._finish(None)
+                return
+            found = slower
+            finish = self._finish(found)
+
+    def _finish(self, candidate: Candidate | None) -> Finish:
+        searcher = self._searcher
+        texts = () if candidate is None else searcher.specs(candidate.choice)
+        passes = tuple(spec.parse(text, known()) for text in texts)
+        done = self._run(passes)
+        speedup, ms = searcher.watch.finished([spec.format(one) for one in passes], done.model)
+        with written(done.model) as path:
+            size = sum(one.stat().st_size for one in path.parent.iterdir())
+        drop = self._floors.drop(done.model) if self._goal.metric is not None else None
+        finish = Finish(speedup=speedup, latency_ms=ms, size_bytes=size, fidelity=done.fidelity.score, metric_drop=drop)
+        self.tried.append((Aimed(candidate=candidate, passes=passes, finish=finish), done))
+        return finish
+
+    def keeps(self, finish: Finish) -> bool:
+        """Whether a model keeps everything."""
+        return self._floors_kept(finish) and excess_of(self._goal, finish, self._searcher.original_bytes) <= 1
+
+    def _floors_kept(self, finish: Finish) -> bool:
+        floor, most = self._goal.fidelity, self._goal.max_drop
+        faithful = floor is None or finish.fidelity >= floor
+        return faithful and (most is None or finish.metric_drop is None or finish.metric_drop <= most)
+
+    def standing(self, finish: Finish) -> tuple[bool, float, float]:
+        """Sorts models: floors first, then how close they come to the goal, then how faithful they are."""
+        excess = excess_of(self._goal, finish, self._searcher.original_bytes)
+        if self._goal.only_floors:
+            excess = 1 / finish.speedup
+        score = finish.fidelity if math.isfinite(finish.fidelity) else -math.inf
+        return (not self._floors_kept(finish), max(excess, 0.0 if self._goal.only_floors else 1.0), -score)

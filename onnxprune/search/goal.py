@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from onnxprune.errors import OptionError
 
@@ -60,17 +60,20 @@ class Goal:
             raise OptionError(f"max-drop must be at least 0, got {self.max_drop}.")
         if (self.metric is None) != (self.max_drop is None):
             raise OptionError("metric and max-drop belong together: a metric, and by how much it may fall.")
-        if self.best and (self.speedup is not None or self.latency_ms is not None):
-            raise OptionError("best asks for the fastest model above the floor: give no speedup or latency with it.")
+        if self.best and not self.only_floors:
+            raise OptionError("best asks for the fastest model above the floor: give no speed or size with it.")
         if self.best and self.fidelity is None and self.metric is None:
             raise OptionError("best needs a floor. Give fidelity, or metric and max-drop.")
 
     @property
     def searches(self) -> bool:
         """Whether a plan has to be found; a floor alone only reverts edits."""
-        return self.best or any(
-            one is not None for one in (self.speedup, self.latency_ms, self.size_share, self.size_bytes, self.metric)
-        )
+        return self.best or self.metric is not None or not self.only_floors
+
+    @property
+    def only_floors(self) -> bool:
+        """Whether no speed or size was asked, only what must not be lost on the way to the fastest model."""
+        return all(one is None for one in (self.speedup, self.latency_ms, self.size_share, self.size_bytes))
 
     def asked(self) -> dict[str, Any]:
         """What was asked, by the names of the options."""
@@ -104,6 +107,46 @@ class Goal:
         if self.size_bytes is not None:
             limits.append(self.size_bytes)
         return min(limits)
+
+
+def read_goal(
+    *,
+    speedup: float | None = None,
+    latency: str | float | None = None,
+    size: str | None = None,
+    fidelity: float | Literal["off"] | None = None,
+    metric: str | Metric | None = None,
+    max_drop: float | None = None,
+    best: bool = False,
+    budget_min: float | None = None,
+) -> Goal:
+    """A goal as users state it.
+
+    Args:
+        speedup: times as fast as the original.
+        latency: milliseconds, or text such as `5ms`.
+        size: `0.2x` of the original, or `20MB`.
+        fidelity: a floor, or `off`.
+        metric: a function, or its name.
+        max_drop: by how much the metric may fall.
+        best: as fast as the floors allow.
+        budget_min: minutes.
+
+    Raises:
+        OptionError: no result could meet it.
+    """
+    share, size_bytes = parse_size(size) if size is not None else (None, None)
+    return Goal(
+        speedup=speedup,
+        latency_ms=parse_latency(latency) if isinstance(latency, str) else latency,
+        size_share=share,
+        size_bytes=size_bytes,
+        fidelity=None if fidelity == "off" else fidelity,
+        metric=getattr(metric, "__name__", "metric") if callable(metric) else metric,
+        max_drop=max_drop,
+        best=best,
+        budget_s=None if budget_min is None else 60 * budget_min,
+    )
 
 
 def parse_latency(text: str) -> float:

@@ -15,12 +15,14 @@ class Finish:
     Attributes:
         speedup: times as fast as the original.
         fidelity: the held-out score.
+        metric_drop: by how much the user's metric is below the original's; None where there is no metric.
     """
 
     speedup: float
     latency_ms: float
     size_bytes: int
     fidelity: float
+    metric_drop: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ def missed(goal: Goal, finish: Finish, original_bytes: int, ends: Ends | None) -
         )
     if goal.fidelity is not None and not finish.fidelity >= goal.fidelity:
         found.append(f"fidelity {finish.fidelity:.4f} is under the floor {goal.fidelity:g}")
+    if goal.max_drop is not None and finish.metric_drop is not None and finish.metric_drop > goal.max_drop:
+        found.append(f"metric {goal.metric} fell by {finish.metric_drop:.4g}, more than {goal.max_drop:g}")
     return "; ".join(found)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,7 +19,6 @@ from onnxprune.runtime import observe_shapes, written
 from onnxprune.search.building import Builder, integer_weights
 from onnxprune.search.choosing import Chooser, Levels, Limits
 from onnxprune.search.clocking import Stopwatch, latency_table
-from onnxprune.search.goal import Goal
 from onnxprune.search.grid import Grid, grid_of, integers_of
 from onnxprune.search.judging import Budget, Judge
 from onnxprune.search.levels import AS_IS, Choice
@@ -38,12 +36,6 @@ from onnxprune.targets.target import Timer
 
 # Coefficients drawn and mutated for one limit; METHODS names 10 and 10 at least.
 DRAWS, MUTATIONS = 10, 20
-# Rounds in which the limit is moved by what the clock said of the last choice.
-ROUNDS = 5
-# A choice this much faster than asked, at most, is taken: the final clock may be that much slower.
-CLOSE = 1.05
-# What is aimed at, above what was asked.
-MARGIN = 1.02
 
 Progress = Callable[[str], None]
 
@@ -158,20 +150,19 @@ class Searcher:
             loss=self.judge.lost(choice),
         )
 
+    def plain(self, limits: Limits) -> Levels | None:
+        """The levels of least error within the tables' limits; None where no levels keep them."""
+        return self.chooser.solve(np.ones(len(self.chooser.places)), limits)
+
     def within(self, limits: Limits) -> Levels | None:
-        """The levels that lose least within the tables' limits; None where no levels keep them."""
-        chooser = self.chooser
-        plain = chooser.solve(np.ones(len(chooser.places)), limits)
+        """The levels that lose least as whole models within the tables' limits; None where no levels keep them."""
+        chooser, plain = self.chooser, self.plain(limits)
         if plain is None:
             return None
-
-        def solve(coefficients: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Levels:
-            # The limits can be kept: only what counts as an error changes.
-            return chooser.solve(coefficients, limits) or plain
-
         weights = np.array([self.errors.weights.get(place.id, 1.0) for place in chooser.places])
         found = search_coefficients(
-            solve,
+            # The limits can be kept: only what counts as an error changes.
+            lambda coefficients: chooser.solve(coefficients, limits) or plain,
             lambda numbers: self.judge.lost(chooser.choice(numbers)),
             len(chooser.places),
             starts=(np.ones(len(weights)), weights.min() / weights),
@@ -182,43 +173,6 @@ class Searcher:
             spent=self.judge.spent,
         )
         return found.levels
-
-    def reach(self, goal: Goal, *, margin: float = MARGIN) -> tuple[Candidate, ...]:
-        """Choices that were measured on the way to a goal, the best last.
-
-        The best is the one of least loss among those that keep the limits, or else the one that comes closest.
-
-        Args:
-            goal: of speed or size.
-            margin: how much more than was asked is aimed at, so that the finished model still keeps it.
-        """
-        original_ms = self.latency.original_ms
-        asked_ms = goal.most_ms(original_ms)
-        asked_bytes = goal.most_bytes(self.original_bytes)
-        ms, size = asked_ms / margin, asked_bytes / margin
-        tried: list[Candidate] = []
-        for turn in range(ROUNDS):
-            self.progress(f"search for {original_ms / asked_ms:.2f} x the speed, round {turn + 1}")
-            numbers = self.within(Limits(ms=ms, size=size))
-            reachable = numbers is not None
-            if numbers is None:
-                numbers = self.chooser.cheapest(Limits(ms=ms, size=size))
-            candidate = self.measured(self.chooser.choice(numbers))
-            tried.append(candidate)
-            took = original_ms / candidate.measured
-            slow, fast = took > asked_ms / margin, took * CLOSE * margin < asked_ms
-            large = candidate.size_bytes > asked_bytes / margin
-            if (slow or large) and not reachable:
-                break
-            if not slow and not large and not (fast and math.isfinite(asked_ms)):
-                break
-            if candidate in tried[:-1] or self.judge.spent():
-                break
-            if math.isfinite(asked_ms) and (slow or fast):
-                ms *= asked_ms / margin * (CLOSE**0.25 if fast else 1 / 1.005) / took
-            if large:
-                size *= asked_bytes / margin / candidate.size_bytes
-        return tuple(sorted(tried, key=lambda one: _standing(one, goal, original_ms, asked_bytes, margin)))
 
     @property
     def original_bytes(self) -> int:
@@ -235,12 +189,6 @@ class Searcher:
             fastest_ms=self.latency.ms(self.chooser.choice(fastest)),
             smallest_bytes=int(self.errors.size(self.chooser.choice(smallest))),
         )
-
-    def exhausted(self, goal: Goal, margin: float) -> bool:
-        """Whether no levels keep a goal, by the tables."""
-        ms = goal.most_ms(self.latency.original_ms) / margin
-        size = goal.most_bytes(self.original_bytes) / margin
-        return self.chooser.solve(np.ones(len(self.chooser.places)), Limits(ms=ms, size=size)) is None
 
     def specs(self, choice: Choice) -> tuple[str, ...]:
         """The passes that carry a choice out, in order."""
@@ -270,12 +218,3 @@ def specs_of(places: Sequence[Place], choice: Choice) -> tuple[str, ...]:
     if integers:
         specs.append("sparse-int8" if whole == set(integers) else f"sparse-int8:sites={'+'.join(integers)}")
     return tuple(specs)
-
-
-def _standing(
-    one: Candidate, goal: Goal, original_ms: float, most_bytes: float, margin: float
-) -> tuple[bool, float, float]:
-    """Sorts candidates: those that keep the goal last, among them the one of least loss."""
-    excess = max(original_ms / one.measured / goal.most_ms(original_ms), one.size_bytes / most_bytes)
-    kept = excess <= 1 / margin**0.5
-    return (kept, 0.0, -one.loss) if kept else (kept, -excess, -one.loss)

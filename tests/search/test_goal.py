@@ -55,7 +55,7 @@ def test_a_factor_is_a_number(text: str, factor: float) -> None:
         (lambda: Goal(best=True), "best needs a floor. Give fidelity, or metric and max-drop."),
         (
             lambda: Goal(best=True, fidelity=0.9, speedup=2.0),
-            "best asks for the fastest model above the floor: give no speedup or latency with it.",
+            "best asks for the fastest model above the floor: give no speed or size with it.",
         ),
     ],
 )

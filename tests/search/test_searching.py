@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from onnxprune import apply, optimize
 from onnxprune.cli import main
+from onnxprune.errors import DataError, OptionError
 from onnxprune.result import Result
 from tests.building import Net
 from tests.search.working import WorkTarget, work_ms
@@ -129,3 +130,69 @@ def test_passes_and_goals_exclude_each_other(tmp_path: Path) -> None:
     assert answer.stderr == (
         "onnxprune: pass and a goal exclude each other: passes say what is done, a goal has it searched.\n"
     )
+
+
+@pytest.mark.parametrize("size", ["0.15x", "30kB"])
+def test_a_size_is_kept(size: str, target: WorkTarget, tmp_path: Path) -> None:
+    path, _ = transformer(tmp_path)
+    most = 30_000 if size == "30kB" else 0.15 * path.stat().st_size
+    result = search(tmp_path, size=size)
+    assert result.goal.met, result.goal.reason
+    assert 0.8 * most < result.output.stat().st_size <= most
+    assert target.timed
+
+
+def test_the_best_is_as_fast_as_the_floor_allows(target: WorkTarget, tmp_path: Path) -> None:
+    strict = search(tmp_path, best=True, fidelity=0.999)
+    loose = search(tmp_path, best=True, fidelity=0.9)
+    for result, floor in ((strict, 0.999), (loose, 0.9)):
+        assert result.goal.met, result.goal.reason
+        assert result.fidelity.score >= floor
+    assert loose.timed_after.speedup.ratio > strict.timed_after.speedup.ratio > 1.5
+    assert target.timed
+
+
+def test_a_floor_comes_before_a_speed(target: WorkTarget, tmp_path: Path) -> None:
+    result = search(tmp_path, speedup=20.0, fidelity=0.95)
+    assert not result.goal.met
+    assert result.fidelity.score >= 0.95
+    reached = result.timed_after.speedup.ratio
+    assert reached > 1.5
+    assert result.goal.reason == f"reached {reached:.2f} x the speed; 20 x would need a floor under 0.95"
+    assert target.timed
+
+
+def test_a_metric_of_the_users_own_is_kept(target: WorkTarget, tmp_path: Path) -> None:
+    def sign(outputs: Any, samples: Any) -> float:
+        """The share of outputs with the sign of the first input: it has nothing to do with fidelity."""
+        (name,) = outputs[0]
+        return float(np.mean([np.mean(np.sign(o[name]) == np.sign(s["x"])) for o, s in zip(outputs, samples)]))  # noqa: B905
+
+    result = search(tmp_path, metric=sign, max_drop=0.02)
+    assert result.goal.met, result.goal.reason
+    assert result.goal.asked == {"metric": "sign", "max_drop": 0.02}
+    assert result.timed_after.speedup.ratio > 1.5
+    assert target.timed
+
+
+def test_a_metric_that_gives_no_number_is_refused(target: WorkTarget, tmp_path: Path) -> None:
+    def praise(*_: Any) -> Any:
+        return "good"
+
+    with pytest.raises(OptionError) as caught:
+        search(tmp_path, metric=praise, max_drop=0.1)
+    assert str(caught.value) == ("--metric praise: must give a finite number, higher is better, got 'good'. Mend it.")
+    assert not target.timed
+
+
+@pytest.mark.parametrize(
+    ("goal", "name"), [({"metric": "labels", "max_drop": 0.1}, "metric"), ({"best": True, "fidelity": 0.9}, "best")]
+)
+def test_what_only_samples_can_tell_asks_for_them(goal: dict[str, Any], name: str, tmp_path: Path) -> None:
+    path, _ = transformer(tmp_path)
+    with pytest.raises(DataError) as caught:
+        optimize(path, output=tmp_path / "small.onnx", **goal)
+    assert (
+        str(caught.value) == f"{name} needs sample inputs. Give --data, or --allow-synthetic to search on made-up ones."
+    )
+    assert not (tmp_path / "small.onnx").exists()
