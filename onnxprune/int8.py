@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.rewrite import Rewriter, onnx_type, substitute
-from onnxprune.solvers.quantize import affine_uint8
+from onnxprune.qdq import GridWriter, keep_floats
+from onnxprune.rewrite import Rewriter, onnx_type
 from onnxprune.weights import Use
 
 Array = np.ndarray[Any, Any]
@@ -27,11 +27,12 @@ class Int8Writer:
         self._dynamic: dict[str, tuple[gs.Tensor, gs.Tensor, gs.Tensor]] = {
             node.inputs[0].name: tuple(node.outputs) for node in graph.nodes if node.op == "DynamicQuantizeLinear"
         }
-        self._static: dict[str, gs.Tensor] = {}
+        self.grids = GridWriter(self.rewriter)
 
     def finish(self) -> None:
         """Put the graph together."""
         self.rewriter.finish()
+        keep_floats(self.rewriter.graph)
 
     def dynamic(self, use: Use, weight: gs.Tensor, scale: gs.Constant, dtype: np.dtype[Any]) -> None:
         """MatMul or Gemm as an integer product whose activations are quantized at run time.
@@ -140,73 +141,3 @@ class Int8Writer:
         for use in uses:
             reader = use.views[0] if use.views else use.node
             reader.inputs[0 if use.views else use.slot] = decoded
-
-    def static_convolution(
-        self, use: Use, weight: gs.Constant, scale: gs.Constant, bias: Array | None, ranges: dict[str, Any]
-    ) -> None:
-        """Conv between QuantizeLinear and DequantizeLinear, the form that onnxruntime fuses to QLinearConv.
-
-        Args:
-            use: the Conv.
-            weight: int8, output channels on axis 0.
-            scale: float32 [output channels].
-            bias: float32 [output channels], or None.
-            ranges: `input` and `output`: the [low, high] that calibration saw; `result`: the tensor that carries the
-                output's range, behind an activation where one follows.
-        """
-        make, node = self.rewriter, use.node
-        source = self._requantized(node.inputs[0], *ranges["input"])
-        input_scale = source.inputs[0].inputs[1].values
-        zeros = make.constant(f"{weight.name}.zero_point", np.zeros(scale.shape, np.int8))
-        decoded = make.variable(f"{weight.name}.decoded")
-        new = [make.node("DequantizeLinear", [weight, scale, zeros], [decoded], axis=0)]
-        inputs: list[gs.Tensor] = [source, decoded]
-        if bias is not None:
-            steps = (scale.values.astype(np.float64) * float(input_scale)).astype(np.float32)
-            limit = np.iinfo(np.int32)
-            integers = np.clip(np.rint(bias / steps.astype(np.float64)), limit.min, limit.max).astype(np.int32)
-            bias_tensor = make.variable(f"{use.name}.bias")
-            new.append(
-                make.node(
-                    "DequantizeLinear",
-                    [
-                        make.constant(f"{use.name}.bias.int32", integers),
-                        make.constant(f"{use.name}.bias.scale", steps),
-                        make.constant(f"{use.name}.bias.zero_point", np.zeros(steps.shape, np.int32)),
-                    ],
-                    [bias_tensor],
-                    axis=0,
-                )
-            )
-            inputs.append(bias_tensor)
-        make.before(node, new)
-        node.inputs = inputs
-        self._requantized(self.tensor(ranges["result"]), *ranges["output"])
-
-    def tensor(self, name: str) -> gs.Tensor:
-        """A tensor of the graph by name."""
-        return self.rewriter.graph.tensors()[name]
-
-    def _requantized(self, tensor: gs.Tensor, low: float, high: float) -> gs.Tensor:
-        """`tensor` rounded to 8 bits; everything that reads it reads the rounded form from now on."""
-        known = self._static.get(tensor.name)
-        if known is not None:
-            return known
-        producer = tensor.inputs[0] if tensor.inputs else None
-        if producer is not None and producer.op == "DequantizeLinear":
-            return tensor
-        for reader in tensor.outputs:
-            if reader.op == "QuantizeLinear" and reader.outputs[0].outputs:
-                return reader.outputs[0].outputs[0].outputs[0]
-        make = self.rewriter
-        scale, zero_point = affine_uint8(low, high)
-        step = make.constant(f"{tensor.name}.scale", np.array(scale, np.float32))
-        zero = make.constant(f"{tensor.name}.zero_point", np.array(zero_point, np.uint8))
-        integers, floats = make.variable(f"{tensor.name}.uint8"), make.variable(f"{tensor.name}.dequantized")
-        readers = list(tensor.outputs)
-        quantize = make.node("QuantizeLinear", [tensor, step, zero], [integers])
-        dequantize = make.node("DequantizeLinear", [integers, step, zero], [floats])
-        make.after(tensor, [quantize, dequantize])
-        substitute(tensor, floats, readers)
-        self._static[tensor.name] = floats
-        return floats

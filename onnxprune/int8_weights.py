@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ _FORMS = {
     "dynamic": "integer product",
     "gather": "embedding rows",
     "packed-rows": "embedding rows unpacked as they are looked up",
+    "ranged": "integer product on a fixed range",
     "static": "integer convolution",
     "stored": "weights decoded at load",
     "weight-only": "product with packed weights",
@@ -38,12 +40,15 @@ def write_weight(writer: int8.Int8Writer, weight: Weight, edit: Edit) -> Change:
     if forms.keys() != {use.name for use in weight.uses}:
         raise Declined(f"{edit.site}: the readers of {constant.name!r} are not those of the plan")
     already = writer.rewriter.added_bytes
+    # A convolution without a bias gets one where its mean is to be kept.
+    shift = edit.tensors.get("shift", ())
+    biases = sum(len(shift) for use in weight.uses if len(shift) and _bias(use.node) is None)
     _Written(writer, weight, edit).readers(forms)
     return Change(
         site=edit.site,
         what=f"{form_words(forms)}: {'x'.join(map(str, edit.tensors['weight'].shape))} {_number_words(edit)}",
         params_before=elements(constant),
-        params_after=elements(constant),
+        params_after=elements(constant) + biases,
         bytes_after=writer.rewriter.added_bytes - already,
     )
 
@@ -89,9 +94,21 @@ class _Written:
         int4.weight_only(self.writer, use, self._once(kind, values), steps, bits, self.dtype)
 
     def _static(self, use: Use) -> None:
-        steps = self._steps(self.scale.astype(np.float32).ravel())
-        ranges = self.edit.args["ranges"][use.name]
-        self.writer.static_convolution(use, self._integers(), steps, _bias(use.node), ranges)
+        self._between_grids(use, self.writer.grids.convolution)
+
+    def _ranged(self, use: Use) -> None:
+        self._between_grids(use, self.writer.grids.product)
+
+    def _between_grids(self, use: Use, write: Callable[..., None]) -> None:
+        """One reader between fixed grids, its bias moved by what rounding does to its mean."""
+        scale = (self.scale.astype(np.float64).ravel() * _alpha(use)).astype(np.float32)
+        bias = _bias(use.node)
+        if bias is not None:
+            bias = bias.astype(np.float64).ravel() * float(use.node.attrs.get("beta", 1.0))
+        shift = self.edit.tensors.get("shift")
+        if shift is not None:
+            bias = (0 if bias is None else bias) - shift.astype(np.float64)
+        write(use, self.numbers, scale, bias, self.edit.args["ranges"][use.name], self.edit.args.get("signs", "u8s8"))
 
     def _integers(self) -> gs.Constant:
         return self._once("int8", self.numbers)
@@ -101,7 +118,7 @@ class _Written:
 
     def _once(self, kind: str, values: Array) -> gs.Constant:
         if kind not in self._made:
-            self._made[kind] = self.writer.rewriter.constant(f"{self.name}.{kind}", values)
+            self._made[kind] = self.writer.rewriter.shared(f"{self.name}.{kind}", values)
         return self._made[kind]
 
     def _steps(self, values: Array) -> gs.Constant:
@@ -172,10 +189,12 @@ def scale_axes(use: Use, form: str, weight: Weight) -> tuple[int, ...]:
     if use.role == "embedding":
         return (0,)
     if use.role == "conv":
-        return (1,) if use.node.op == "ConvTranspose" and use.node.attrs.get("group", 1) == 1 else (0,)
+        # Between grids a transposed convolution's groups share the scales of their outputs.
+        shared = form == "static" or use.node.attrs.get("group", 1) == 1
+        return (1,) if use.node.op == "ConvTranspose" and shared else (0,)
     if use.role == "recurrent":
         return (0, 1)
-    if form == "dynamic":
+    if form in {"dynamic", "ranged"}:
         return (0,) if use.reads_transposed else (1,)
     # A product of stacked matrices, or a weight behind a view that does more than permute.
     if use.permutation is None:

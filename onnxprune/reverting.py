@@ -118,7 +118,7 @@ def _fewest(rest: Callable[[int], Trial], most: int, floor: float | None) -> Tri
 def _rest(edits: Sequence[Edit], gone: set[str], why: Mapping[str, str], attempt: Attempt, nothing: Trial) -> Trial:
     """What stays when some edits go, with the reasons in its report."""
     kept, dropped = without(edits, gone)
-    kept = _without_idle(kept)
+    kept = without_idle(kept)
     named = dict(why) | dict.fromkeys(dropped - why.keys(), "an edit that it depends on was reverted")
     trial = attempt(kept) if kept else nothing
     reverted = tuple(Skip(site=edit.site, why=named[edit.id]) for edit in edits if edit.id in named)
@@ -148,7 +148,7 @@ def no_slower(trial: Trial, before: Model, attempt: Attempt, floor: float | None
     for count in range(1, len(forms) + 1):
         for some in itertools.combinations(forms, count):
             taken = {name: mild for name, (words, mild) in softer.items() if words in some}
-            other = attempt(_without_idle([taken.get(edit.id, edit) for edit in trial.edits]))
+            other = attempt(without_idle([taken.get(edit.id, edit) for edit in trial.edits]))
             if other.stands(floor):
                 choices.append(other)
                 given_up.append(some)
@@ -187,7 +187,7 @@ def no_slower_at_all(trial: Trial, nothing: Trial, race: Race) -> Trial:
     return replace(nothing, report=replace(trial.report, changes=(), reverted=(*trial.report.reverted, *reverted)))
 
 
-def _without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:
+def without_idle(edits: Sequence[Edit]) -> tuple[Edit, ...]:
     """Edits less a raised opset that none of them asked for."""
     wanted = {name for edit in edits for name in edit.depends_on}
     return tuple(edit for edit in edits if edit.kind != "raise-opset" or edit.id in wanted)

@@ -9,6 +9,7 @@ from onnxprune import spec
 from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, Evidence, judge, refuse_other_bits
+from onnxprune.mixing import mix_by_clock
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
@@ -63,9 +64,12 @@ def take(
         return _attempt(one, model, tuple(edits), evidence, blank, samples)
 
     trial = attempt(proposal.edits)
+    if race is not None and trial.broken is None:
+        trial = mix_by_clock(trial, attempt, milder_of(one), race)
     if not trial.stands(floor):
-        nothing = Trial(model, (), blank)
-        trial = largest_that_stands(trial, nothing, proposal.edits, attempt, floor, finer_of(one, model))
+        slow, nothing = trial.report.reverted, Trial(model, (), blank)
+        trial = largest_that_stands(trial, nothing, trial.edits, attempt, floor, finer_of(one, model))
+        trial = replace(trial, report=replace(trial.report, reverted=(*slow, *trial.report.reverted)))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
     if race is not None and trial.edits and getattr(one, "exact", False):

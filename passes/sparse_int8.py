@@ -11,28 +11,34 @@ from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.qdq import SIGNS, Signs
 from onnxprune.quantizing.allocation import allocated
 from onnxprune.quantizing.applying import apply_edits
-from onnxprune.quantizing.forms import OPSETS, SMALLEST_BLOCK, block_of, forms_of, inputs_of
+from onnxprune.quantizing.correcting import output_shift
+from onnxprune.quantizing.forms import OPSETS, SMALLEST_BLOCK, block_of, convs_of, forms_of, inputs_of, linears_of
 from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse, tables_among
 from onnxprune.quantizing.milder import decoded_at_load, finer
-from onnxprune.quantizing.ranges import range_needs, ranges_of
+from onnxprune.quantizing.ranges import Chosen, Ranges, can_be_static, range_needs
 from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
 from onnxprune.quantizing.solving import Integers
 from onnxprune.quantizing.stages import Task, solve_tasks
 from onnxprune.sites import GRAPH, Site
+from onnxprune.solvers.ranges import METHODS, PERCENTILE, Method
 from onnxprune.solvers.wanda import Blocks
 from onnxprune.weights import Weight, find_weights
 
 # Inputs that share a scale in weight-only products.
 _BLOCK = 32
 _CHOICES: dict[str, tuple[object, ...]] = {
-    "linears": ("auto", "dynamic", "weight-only", "stored", "float"),
+    "activations": ("auto", "dynamic", "static", "none"),
+    "linears": ("auto", "dynamic", "static", "weight-only", "stored", "float"),
     "convs": ("auto", "static", "stored", "float"),
     "bits": (8, 4, 3),
     "score": ("magnitude", "obs", "wanda"),
     "solver": ("auto", "joint", "prune-then-round", "round"),
     "allocation": ("uniform", "loss"),
+    "ranges": METHODS,
+    "signs": SIGNS,
     "quantized": ("leave", "extend"),
 }
 
@@ -42,11 +48,13 @@ class SparseInt8:
     """Int8 weights with one scale a channel, zeros exact; products of integers where activations allow.
 
     Attributes:
-        linears: `dynamic` quantizes activations at run time and multiplies integers; `weight-only` multiplies packed
-            weights by onnxruntime's own operator, in blocks; `auto` is dynamic for 8 bits, and for fewer what the clock
-            finds faster; `stored` keeps the product in float and only the file small; `float` leaves linears alone.
-        convs: `static` multiplies integers between calibrated ranges (needs sample inputs), `stored` keeps the
-            product in float; `auto` is static where there are sample inputs; `float` leaves convolutions alone.
+        activations: `dynamic` quantizes what linears read at run time; `static` between ranges that sample inputs have
+            shown, of convolutions, too; `none` keeps products in float and only the file small; `auto` is dynamic for
+            linears and static for convolutions where there are sample inputs.
+        linears: `dynamic`, `static`, `stored` (products in float), `float` (left alone), or `weight-only`, packed
+            weights in blocks by onnxruntime's own operator; `auto` is as above, and where that is dynamic and bits are
+            fewer than 8, what the clock finds faster.
+        convs: `static`, `stored` or `float`; `auto`: as above.
         embeddings: bits of embedding tables: 8, with one scale a row, or 4, packed two to a byte and unpacked row by
             row as they are looked up; `yes` is 8, `no` leaves them alone. A table that is multiplied with, too, keeps
             as many bits as the products' weights at least.
@@ -63,6 +71,12 @@ class SparseInt8:
         allocation: `uniform` gives each weight the same share of zeros, `loss` more to those whose zeros cost the model
             less, measured one by one on the sample inputs; in all as many.
         sequential: solve each weight on what the weights solved before it leave of its inputs.
+        ranges: how the ends of a static range are chosen: `minmax`, `percentile`, `entropy` (least divergence) or `mse`
+            (least expected squared error).
+        percentile: percent of the values that a percentile range covers.
+        correct: take from biases what rounding and pruning weights adds to mean outputs; needs sample inputs.
+        signs: types of static activations and weights: `u8s8`, `s8s8` or `u8u8`. x64 is fast at the first.
+        portable: 7-bit weights in columns whose products with unsigned activations may saturate on x64 without VNNI.
         quantized: what to do with a graph that holds integer operators already: `leave` it alone as its maker chose,
             or `extend` them to what is still in float.
         sites: act on these linears, convolutions and embeddings only; on all of them by default.
@@ -70,7 +84,8 @@ class SparseInt8:
 
     name: ClassVar[str] = "sparse-int8"
     lossless: ClassVar[bool] = False
-    linears: Literal["auto", "dynamic", "weight-only", "stored", "float"] = "auto"
+    activations: Literal["auto", "dynamic", "static", "none"] = "auto"
+    linears: Literal["auto", "dynamic", "static", "weight-only", "stored", "float"] = "auto"
     convs: Literal["auto", "static", "stored", "float"] = "auto"
     embeddings: Literal[8, 4] | bool = True
     sparsity: float | str = 0.0
@@ -80,6 +95,11 @@ class SparseInt8:
     allocation: Literal["uniform", "loss"] = "uniform"
     sequential: bool = True
     block: int | None = None
+    ranges: Method = "minmax"
+    percentile: float = PERCENTILE
+    correct: bool = True
+    signs: Signs = "u8s8"
+    portable: bool = False
     quantized: Literal["leave", "extend"] = "leave"
     sites: tuple[str, ...] = ()
 
@@ -93,6 +113,8 @@ class SparseInt8:
             raise OptionError(f"{self.name}: embeddings must be one of 8, 4, yes, no, got {self.embeddings!r}.")
         if self.block is not None and not (self.block >= SMALLEST_BLOCK and self.block.bit_count() == 1):
             raise OptionError(f"{self.name}: block must be a power of two from {SMALLEST_BLOCK} on, got {self.block}.")
+        if not 50 < self.percentile <= 100:
+            raise OptionError(f"{self.name}: percentile must be in (50, 100], got {self.percentile}.")
         if parse_sparsity(self.sparsity) is None:
             raise OptionError(
                 f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity}."
@@ -101,9 +123,15 @@ class SparseInt8:
             raise OptionError(f"{self.name}: allocation=loss needs sparsity to be a share, got {self.sparsity}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
-        """Ranges around every convolution, where they may become static."""
+        """Ranges around what may become static, and means of what convolutions read."""
         del sites
-        return range_needs(model) if self.convs in {"auto", "static"} else Needs()
+        linears = linears_of(self) == "static"
+        if convs_of(self) not in {"auto", "static"} and not linears:
+            return Needs()
+        return range_needs(model, self._ranges(), linears=linears, correct=self.correct)
+
+    def _ranges(self) -> Ranges:
+        return Ranges(method=self.ranges, percentile=self.percentile)
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
         """One edit a weight, each with all its readers; readers that cannot follow keep the weight in float."""
@@ -120,6 +148,7 @@ class SparseInt8:
             known = ", ".join(site.id for site in own) or "none"
             raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
         recipe, tables = self._recipe(context), tables_among(weights.values())
+        chosen = Chosen(model, context.statistics, self._ranges(), linears=linears_of(self) == "static")
         tasks: dict[str, Task] = {}
         for site in own:
             if self.sites and site.id not in self.sites:
@@ -127,8 +156,9 @@ class SparseInt8:
                 continue
             try:
                 weight = weights[site.weight]
-                refuse(weight)
-                forms = forms_of(site, weight, self, context, model.overridable)
+                flows = [use.role == "conv" and can_be_static(use, model) and chosen.has(use) for use in weight.uses]
+                refuse(weight, small=all(flows) and convs_of(self) in {"auto", "static"})
+                forms = forms_of(site, weight, self, context, chosen, model)
                 tasks[site.id] = Task(weight, dict(forms), self._own(recipe, weight, dict(forms), tables))
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
@@ -141,7 +171,7 @@ class SparseInt8:
             if solution.integers is None:
                 skips.append(Skip(site=name, why=solution.why))
             else:
-                edits.append(self._edit(name, task, solution.integers, solution.blind, context))
+                edits.append(self._edit(name, task, solution.integers, solution.blind, chosen))
         return Proposal(tuple(self._with_opset(edits, model.graph.opset)), tuple(skips))
 
     def _recipe(self, context: Context) -> Recipe:
@@ -197,21 +227,24 @@ class SparseInt8:
             recipe = replace(recipe, sparsity=0.0, solver="round" if recipe.bits == 8 else recipe.solver)
         return replace(recipe, block=block)
 
-    def _edit(self, site: str, task: Task, solved: Integers, blind: str, context: Context) -> Edit:
+    def _edit(self, site: str, task: Task, solved: Integers, blind: str, chosen: Chosen) -> Edit:
         args: dict[str, Any] = {"weight": task.name, "forms": task.forms, **solved.args}
         if blind:
             args["blind"] = blind
-        if "static" in task.forms.values():
-            args["ranges"] = {
-                use.name: ranges_of(use, context) for use in task.weight.uses if task.forms[use.name] == "static"
-            }  # fmt: skip
+        between = [use for use in task.weight.uses if task.forms[use.name] in {"ranged", "static"}]
+        if between:
+            args |= {"ranges": {use.name: chosen.of(use) for use in between}, "signs": self.signs}
+        tensors = dict(solved.tensors)
+        if self.correct and "static" in task.forms.values():
+            shift = output_shift(task.weight, solved.values, chosen.means)
+            tensors |= {} if shift is None else {"shift": shift}
         return Edit(
             id=f"{self.name}.{site}",
             pass_name=self.name,
             site=site,
             kind="quantize-weight",
             args=args,
-            tensors=solved.tensors,
+            tensors=tensors,
         )
 
     def milder(self, edit: Edit) -> tuple[str, Edit] | None:

@@ -18,7 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
     ("sites", "plan", "spec", "solvers"),
-    ("int4", "int8", "int8_weights", "grids", "low_rank", "codes", "packing", "storage", "cost", "isomorphism"),
+    ("int4", "int8", "int8_weights", "qdq", "grids", "low_rank", "codes", "packing", "storage", "cost", "isomorphism"),
     ("pieces", "runtime"),
     ("decoding",),
     (
@@ -53,6 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "latency",
         "comparison",
         "reverting",
+        "mixing",
         "subject",
         "replaying",
         "steps",

@@ -28,12 +28,9 @@ def write_static(model: Model, ranges: dict[str, Any]) -> None:
     for weight in find_weights(model.graph):
         (use,) = weight.uses
         scale = symmetric_scale(weight.constant.values, (0,))
-        integers = writer.rewriter.constant(
-            f"{weight.constant.name}.int8", round_to_grid(weight.constant.values, scale)
-        )
-        steps = writer.rewriter.constant(f"{weight.constant.name}.scale", scale.ravel())
         bias = use.node.inputs[2].values if len(use.node.inputs) > 2 else None
-        writer.static_convolution(use, integers, steps, bias, ranges[use.name])
+        integers = round_to_grid(weight.constant.values, scale)
+        writer.grids.convolution(use, integers, scale.ravel(), bias, ranges[use.name], "u8s8")
     writer.finish()
     model.graph.cleanup()
 

@@ -47,9 +47,9 @@ def tables_among(weights: Collection[Weight]) -> frozenset[str]:
     return frozenset(copies | {one.constant.name for one in tables})
 
 
-def refuse(weight: Weight) -> None:
-    """Raise Declined where a weight has to stay in float, whatever its readers could take."""
-    if elements(weight.constant) < _SMALLEST_WEIGHT:
+def refuse(weight: Weight, *, small: bool = False) -> None:
+    """Raise Declined where a weight has to stay in float; `small` lets it be of any size, where integers flow by."""
+    if elements(weight.constant) < _SMALLEST_WEIGHT and not small:
         raise Declined(f"fewer than {_SMALLEST_WEIGHT} numbers: its scales would outweigh what int8 saves")
     if isinstance(weight.constant._values, SparseValues):  # noqa: SLF001 - not read
         raise Declined("stored sparse already")

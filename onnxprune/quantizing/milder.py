@@ -11,7 +11,12 @@ from onnxprune.quantizing.solving import solve_weight
 from onnxprune.weights import find_weights
 
 # Forms that are there for speed, as reports name them.
-_GIVEN_UP = {"dynamic": "integer products", "static": "integer convolutions", "weight-only": "packed products"}
+_GIVEN_UP = {
+    "dynamic": "integer products",
+    "ranged": "integer products",
+    "static": "integer convolutions",
+    "weight-only": "packed products",
+}
 
 
 # What an edit of few bits or many zeros has that one of eight bits has not.
@@ -47,9 +52,10 @@ def decoded_at_load(edit: Edit) -> tuple[str, Edit] | None:
     if not given_up:
         return None
     # Blocks of inputs are told apart in the product's layout only.
-    dropped = {"ranges"} if "block" in edit.args else {"layout", "ranges", "transposed"}
+    dropped = {"ranges", "signs"} if "block" in edit.args else {"layout", "ranges", "signs", "transposed"}
     args = {key: value for key, value in edit.args.items() if key not in dropped}
     args["forms"] = {name: "stored" if form in _GIVEN_UP else form for name, form in forms.items()}
     turned = bool(edit.args.get("transposed")) and "transposed" in dropped
-    tensors = {name: array.T if turned else array for name, array in edit.tensors.items()}
+    kept = {name: array for name, array in edit.tensors.items() if name != "shift"}
+    tensors = {name: array.T if turned else array for name, array in kept.items()}
     return " and ".join(given_up), replace(edit, args=args, tensors=tensors, depends_on=())

@@ -216,8 +216,8 @@ def test_convolutions_between_ranges_fuse_to_integer_convolutions(tmp_path: Path
 def test_grouped_and_depthwise_convolutions(tmp_path: Path, group: int, calibrate: bool) -> None:
     before, after, _ = quantized(graphs.convolution(group=group), tmp_path, calibrate=calibrate)
     held = {t.name for t in constants(load(after).graph) if t.values.dtype == np.int8 and len(t.shape) == 4}
-    # The depthwise one holds 32·1·9 = 288 numbers, too few to gain; 16 groups of 2 hold 2304.
-    assert held == ({"v.int8"} if group == 16 else {"v.int8", "w.int8"})
+    # The depthwise one holds 32·1·9 = 288 numbers, too few to gain unless integers flow by; 16 groups of 2 hold 2304.
+    assert held == ({"v.int8"} if group == 16 and not calibrate else {"v.int8", "w.int8"})
     assert 0 < worst_error(before, after) < 0.1
 
 
