@@ -196,7 +196,7 @@ def test_a_plan_that_does_not_fit_says_where(tmp_path: Path, change: dict[str, A
         ({"block": 24}, "block must be a power of two from 16 on, got 24."),
         ({"block": 8}, "block must be a power of two from 16 on, got 8."),
         ({"embeddings": 3}, "embeddings must be one of 8, 4, yes, no, got 3."),
-        ({"linears": "nbits"}, "linears must be one of auto, dynamic, static, weight-only, stored, float, got 'nbits'."),
+        ({"linears": "nbits"}, "linears must be one of auto, dynamic, static, weight-only, stored, float, got 'nbits'."),  # noqa: E501
     ],
 )  # fmt: skip
 def test_an_option_out_of_bounds_says_what_it_may_be(options: dict[str, Any], line: str) -> None:
