@@ -85,7 +85,7 @@ def test_a_wrong_spec_is_one_line(text: str, message: str) -> None:
     [
         (
             "sparse-int8:linears=int4",
-            "sparse-int8: linears must be one of auto, dynamic, weight-only, stored, float, got 'int4'.",
+            "sparse-int8: linears must be one of auto, dynamic, static, weight-only, stored, float, got 'int4'.",
         ),
         ("sparse-int8:convs=yes", "sparse-int8: convs must be one of auto, static, stored, float, got 'yes'."),
         ("simplify:limit=-", "simplify: limit must be a whole number, got '-'."),
