@@ -112,6 +112,28 @@ def first_divergence(
     return None
 
 
+def relative_errors(
+    reference: Model, candidate: Model, feeds: Feeds, names: Sequence[str], *, chunk_bytes: int = 2**28
+) -> dict[str, float]:
+    """‖y-ŷ‖ / ‖y‖ of tensors that both models compute with one shape, by name; others are left out.
+
+    Raises:
+        ModelError: a model does not run on the feeds.
+    """
+    known = _producers(candidate).keys() & _producers(reference).keys()
+    found: dict[str, float] = {}
+    wanted = [name for name in names if name in known]
+    for chunk in _chunks(wanted, _sizes(reference, wanted, feeds), chunk_bytes):
+        expected: Mapping[str, Any] = observe(reference, feeds, chunk)
+        obtained: Mapping[str, Any] = observe(candidate, feeds, chunk)
+        for name in chunk:
+            y, z = expected[name], obtained[name]
+            arrays = isinstance(y, np.ndarray) and isinstance(z, np.ndarray)
+            if arrays and y.dtype.kind == "f" and y.shape == z.shape:
+                found[name] = _difference(y, z).relative_l2
+    return found
+
+
 def _producers(model: Model) -> dict[str, gs.Node]:
     """The node that computes each tensor of the top graph, in topological order."""
     graph = model.copy().graph.toposort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -85,12 +86,33 @@ class _Names:
     def of(self, kind: str, anchor: str) -> str:
         """The id of the next site of a kind, in data order."""
         # Two sites of one anchor are told apart by their numbers.
-        name = self._known.pop((kind, anchor), "")
+        name = self._known.pop((kind, anchor), "") or self._known.pop((kind, self._before(kind, anchor)), "")
         while not name:
             candidate = f"{kind}.{self._counts[kind]}"
             self._counts[kind] += 1
             name = "" if candidate in self._taken else candidate
         return name
+
+    def _before(self, kind: str, anchor: str) -> str:
+        """The registered anchor that names the same weights before passes wrote them anew; the closest where several.
+
+        What a pass writes extends the name that it replaces.
+        """
+        now = _weights_of(anchor)
+        found = [""]
+        for known, name in self._known:
+            then = _weights_of(name)
+            if known == kind and len(then) == len(now) and all(map(_extends, now, then)):
+                found.append(name)
+        return max(found, key=len)
+
+
+def _weights_of(anchor: str) -> list[str]:
+    return re.split(r"( … | \(part\)| > | #)", anchor)
+
+
+def _extends(now: str, then: str) -> bool:
+    return now == then or now.startswith(f"{then}.")
 
 
 def entries(sites: Iterable[Site]) -> dict[str, dict[str, Any]]:

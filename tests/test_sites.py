@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxprune.graph import constants
 from onnxprune.model import Model, load, save
 from onnxprune.passes import RemoveHeads, RemoveNeurons
 from onnxprune.protocol import Context
@@ -102,6 +103,17 @@ def test_a_cut_site_keeps_its_id_and_remembers_its_size(tmp_path: Any) -> None:
     assert (after["neurons.0"].units, after["neurons.0"].original_units) == (32, 32)
     # 24 weights in, a bias, 24 out.
     assert (after["neurons.1"].params, after["neurons.1"].unit_size) == (29 * 49, 49)
+
+
+def test_a_cut_site_keeps_its_id_when_passes_write_its_weights_anew() -> None:
+    net = two_layers()
+    model = cut(RemoveHeads(keep=2, score="magnitude", refit=False), net, net.model())
+    renamed = model.copy()
+    for tensor in constants(renamed.graph):
+        tensor.name = f"{tensor.name}.int8"
+    before = [(site.id, site.units, site.original_units) for site in sites_of(net, model) if site.kind == "heads"]
+    after = [(site.id, site.units, site.original_units) for site in sites_of(net, renamed) if site.kind == "heads"]
+    assert after == before == [("heads.0", 2, HEADS), ("heads.1", 2, HEADS)]
 
 
 def test_widths_and_axes_of_the_interface_are_no_sites_but_pinned_heads_are() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
@@ -56,3 +57,19 @@ def progress_of(*, quiet: bool) -> Any:
     from onnxprune.report.progress import stages
 
     return stages(quiet=quiet)
+
+
+def page_possible(path: Path | None) -> None:
+    """Refuse an --html that could not be written in the end.
+
+    Raises:
+        OnnxPruneError: its folder is missing, or the packages that draw it are.
+    """
+    from onnxprune.errors import OutputError
+    from onnxprune.report.page.document import check_extra
+
+    if path is None:
+        return
+    check_extra()
+    if not path.parent.is_dir() or path.is_dir():
+        raise OutputError(f"{path}: cannot be written: no such folder, or a folder itself. Name a file with --html.")

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, progress_of, quietly
-from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGETS, factor, floor
+from onnxprune.cli.command import console, page_possible, progress_of, quietly
+from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGETS, factor, floor
 
 
 @click.command()
@@ -34,17 +34,25 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGETS, factor, floor
 @click.option("--ort", is_flag=True, help="Write the result in the ORT format, too, and the operators it needs.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
+@HTML
 @JSON
 @quietly
-def optimize(model: Path, as_json: bool, fidelity: str | None, speedup: str | None, **options: Any) -> None:
+def optimize(
+    model: Path, as_json: bool, html: Path | None, fidelity: str | None, speedup: str | None, **options: Any
+) -> None:
     """Give back a smaller, faster MODEL, and say how far its outputs moved."""
     from onnxprune.pipeline import optimize as run
     from onnxprune.report.deployment import print_forms
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_result
 
+    page_possible(html)
     with progress_of(quiet=as_json) as progress:
         result = run(model, fidelity=floor(fidelity), speedup=factor(speedup), progress=progress, **options)
+    if html is not None:
+        from onnxprune.report.page import command_of, result_page, write_page
+
+        write_page(result_page(result, options["data"], command_of(sys.argv)), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:

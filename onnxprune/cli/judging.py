@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, quietly
-from onnxprune.cli.options import JSON, SHAPE, TARGETS
+from onnxprune.cli.command import console, page_possible, quietly
+from onnxprune.cli.options import HTML, JSON, SHAPE, TARGETS
 
 
 @click.command()
@@ -18,15 +18,21 @@ from onnxprune.cli.options import JSON, SHAPE, TARGETS
 @click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
 @click.option("--fidelity", default=0.95, show_default=True, help="Least share of the outputs' variance that survives.")
 @click.option("--seed", default=0, show_default=True, help="Seed of synthetic inputs.")
+@HTML
 @JSON
 @quietly
-def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) -> None:
+def validate(reference: Path, candidate: Path, as_json: bool, html: Path | None, **options: Any) -> None:
     """Compare CANDIDATE with REFERENCE: figures per output, and where it first diverges."""
     from onnxprune.comparison import validate as run
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_comparison
 
+    page_possible(html)
     result = run(reference, candidate, **options)
+    if html is not None:
+        from onnxprune.report.page import command_of, comparison_page, write_page
+
+        write_page(comparison_page(result, options["data"], command_of(sys.argv)), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
@@ -42,9 +48,17 @@ def validate(reference: Path, candidate: Path, as_json: bool, **options: Any) ->
 @click.option("--seconds", default=4.0, show_default=True, help="Time limit of the timed runs of each model.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Write a folder to time MODELS on a device instead.")
 @click.option("--import", "folder", type=click.Path(path_type=Path), help="Read such a folder's results instead.")
+@HTML
 @JSON
 @quietly
-def time(models: tuple[Path, ...], bundle: Path | None, folder: Path | None, as_json: bool, **options: Any) -> None:
+def time(
+    models: tuple[Path, ...],
+    bundle: Path | None,
+    folder: Path | None,
+    as_json: bool,
+    html: Path | None,
+    **options: Any,
+) -> None:
     """Time MODELS in alternation: percentiles, and ratios to the first with their 95 % interval."""
     from onnxprune.comparison import time as run
     from onnxprune.importing import import_results
@@ -55,10 +69,15 @@ def time(models: tuple[Path, ...], bundle: Path | None, folder: Path | None, as_
         raise click.UsageError("Missing argument 'MODELS...'.")
     if folder is not None and (models or bundle is not None):
         raise click.UsageError("--import takes its models from the folder: give neither MODELS nor --bundle.")
+    page_possible(html)
     if bundle is not None:
         _write_bundle(models, bundle, as_json=as_json, data=options["data"], shape=options["shape"])
         return
     result = run(models, **options) if folder is None else import_results(folder)
+    if html is not None:
+        from onnxprune.report.page import command_of, timings_page, write_page
+
+        write_page(timings_page(result, options["data"], command_of(sys.argv), here=folder is None), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
 from pathlib import Path
 
 import click
 
-from onnxprune.cli.command import console, quietly
-from onnxprune.cli.options import JSON, MODEL, SHAPE
+from onnxprune.cli.command import console, page_possible, quietly
+from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE
 
 
 @click.command()
 @MODEL
 @SHAPE
+@HTML
 @JSON
 @quietly
-def inspect(model: Path, shape: tuple[str, ...], as_json: bool) -> None:
+def inspect(model: Path, shape: tuple[str, ...], as_json: bool, html: Path | None) -> None:
     """Show what is in MODEL: sites, parameters, multiply-accumulates."""
     from onnxprune.inspection import inspect as run
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_inspection
 
+    page_possible(html)
     result = run(model, shape=shape)
+    if html is not None:
+        from onnxprune.report.page import command_of, inspection_page, write_page
+
+        write_page(inspection_page(result, command_of(sys.argv)), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:

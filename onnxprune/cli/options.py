@@ -9,6 +9,9 @@ import click
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+HTML = click.option(
+    "--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the result as one self-contained page, too."
+)
 SHAPE = click.option(
     "--shape", multiple=True, metavar="NAME=1x128", help="Sizes of an input for timing; the first sample's by default."
 )

@@ -1,0 +1,101 @@
+"""What a page shows beside a run's own figures: sites before and after, time by operator, where outputs part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from onnxprune.blocks import find_blocks
+from onnxprune.comparison import inputs_for, timed_feeds
+from onnxprune.divergence import relative_errors
+from onnxprune.errors import ModelError
+from onnxprune.inspection import Inspection
+from onnxprune.model import load
+from onnxprune.report.page.document import Section, Table
+from onnxprune.report.page.pictures import course, pairs, shares
+from onnxprune.runtime import Feeds, observe_shapes, open_session, operator_times
+
+# Kinds of sites whose units can go, in the order in which they are shown.
+_CUT = ("heads", "neurons", "channels")
+# Operators that take less than this share of a run are one line.
+_SMALL = 0.02
+# Sites in the table of a page.
+_ROWS = 120
+
+
+def feeds_for(path: Path, data: str | None, sizes: Mapping[str, Sequence[int]]) -> Feeds:
+    """The input of the timed run: the first sample, or a synthetic one, at the sizes that were timed."""
+    model, session = load(path), open_session(path)
+    wanted = {name: tuple(size) for name, size in sizes.items()}
+    return timed_feeds(model, session, inputs_for(model, session, data, wanted, 0), wanted)
+
+
+def site_map(inspection: Inspection) -> Section | None:
+    """Layer by layer: what is left of each site, and how its weights are stored; None where there is no site."""
+    sites = inspection.to_json()["sites"]
+    rows = {
+        kind: [(site["units"], site["original_units"]) for site in sites if site["kind"] == kind]
+        for kind in _CUT
+        if any(site["kind"] == kind for site in sites)
+    }
+    shown = [site for site in sites if site["kind"] != "block"]
+    if not shown:
+        return None
+    held = [
+        [site["id"], f"{site['units']} of {site['original_units']}", f"{site['params']:,}", *_stored(site)]
+        for site in shown
+    ]
+    parts = [Table(head=("site", "units", "parameters", "bits", "zeros", "pinned"), rows=held[:_ROWS])]
+    text = "Each cell is a site, from the first layer to the last; its filled part is what is left of it."
+    more = f" The table shows {_ROWS} of {len(held)} sites." if len(held) > _ROWS else ""
+    return Section(
+        title="Site by site", text=(text if rows else "") + more, parts=[*([shares(rows)] if rows else []), *parts]
+    )
+
+
+def _stored(site: Mapping[str, object]) -> tuple[str, str, str]:
+    bits, sparsity = site.get("bits"), site.get("sparsity")
+    zeros = f"{sparsity:.0%}" if isinstance(sparsity, float) else ""
+    return (
+        "" if bits is None else f"{bits:g}" if isinstance(bits, int | float) else str(bits),
+        zeros,
+        str(site["pinned"] or ""),
+    )
+
+
+def time_by_operator(before: Path, after: Path, feeds: Feeds) -> Section | None:
+    """Where a run's time goes, before and after; None where the runtime gives no profile."""
+    try:
+        first, second = operator_times(before, feeds), operator_times(after, feeds)
+    except ModelError:
+        return None
+    limit = _SMALL * max(sum(first.values()), sum(second.values()))
+    names = sorted(first.keys() | second.keys())
+    large = [name for name in names if max(first.get(name, 0.0), second.get(name, 0.0)) >= limit]
+    values = {name: (first.get(name, 0.0), second.get(name, 0.0)) for name in large}
+    rest = [name for name in names if name not in values]
+    if rest:
+        values[f"{len(rest)} others"] = tuple(sum(of.get(name, 0.0) for name in rest) for of in (first, second))  # type: ignore[assignment]
+    text = (
+        "Milliseconds by operator, from onnxruntime's profile on one thread of the CPU provider. Profiling adds to each "
+        "operator, so the sums exceed the measured latency."
+    )
+    return Section(title="Where the time goes", text=text, parts=[pairs(values, "ms")])
+
+
+def where_lost(before: Path, after: Path, feeds: Feeds) -> Section | None:
+    """The error behind each residual block that both models have; None where there are fewer than two."""
+    reference, candidate = load(before), load(after)
+    try:
+        shapes = observe_shapes(reference, [feeds])
+        names = [block.output for block in find_blocks(reference.graph, shapes)]
+        found = relative_errors(reference, candidate, feeds, names)
+    except ModelError:
+        return None
+    values = [(name, found[name]) for name in names if name in found]
+    if len(values) < 2:
+        return None
+    largest = max((values[at][1] - (values[at - 1][1] if at else 0.0), values[at][0]) for at in range(len(values)))
+    where = largest[1]
+    text = f"‖y-ŷ‖ / ‖y‖ behind each residual block, on one input. It grows most in the one that ends in {where}."
+    return Section(title="Where fidelity is lost", text=text, parts=[course(values, "relative error")])
