@@ -20,7 +20,7 @@ from onnxprune.structure import Structure
 Array = np.ndarray[Any, Any]
 CompareInputs = Callable[[Model, Model, Collection[Source]], Mapping[Source, Inputs]]
 
-__all__ = ["Context", "Level", "Needs", "Pass", "Proposal"]
+__all__ = ["Context", "Level", "Needs", "Pass", "Proposal", "Trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ class Context:
         original: the model before any lossy edit, whose outputs refits aim at.
         latency: milliseconds of a linear in some form, on the target, with the timed input; None where none is timed.
         decoding: what the runtime decodes when it makes a session, held against one model; None where none is at hand.
+        recover: weights of a model, trained towards the original on the calibration samples by the settings of the
+            pass `recover`; None where there are none.
         seed: of every random choice.
     """
 
@@ -69,7 +71,33 @@ class Context:
     original: Model | None = None
     latency: Callable[[Site, Level], float] | None = None
     decoding: Callable[[Model], Decoding] | None = None
+    recover: Callable[[Model, Any], Trained] | None = None
     seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training made of a model.
+
+    Attributes:
+        weights: stored tensors that changed, as the file holds them.
+        steps: how many were taken.
+        best_step: after which the held-out fidelity was best; what is kept is from there.
+        before: fidelity at the start, on the held-out samples that chose the best.
+        after: fidelity of what is kept, on the same.
+        cpu_seconds: of all threads.
+        history: one entry a check: step, parts of the loss, fidelity.
+        objective: what was taught, in words.
+    """
+
+    weights: Mapping[str, Array]
+    steps: int
+    best_step: int
+    before: float
+    after: float
+    cpu_seconds: float
+    history: tuple[Mapping[str, Any], ...] = ()
+    objective: str = ""
 
 
 @dataclass(frozen=True)

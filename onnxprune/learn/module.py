@@ -43,6 +43,7 @@ class OnnxModule(torch.nn.Module):
         grids: of weights that are stored as integers, by name.
         held: where a weight is zero and stays so, by name.
         names: parameters, in graph order.
+        updates: products [m, rank] @ [rank, n] that are added to a parameter [m, …], by its name.
     """
 
     def __init__(self, model: Model, *, floating: torch.dtype = torch.float32) -> None:
@@ -58,6 +59,7 @@ class OnnxModule(torch.nn.Module):
         self.outputs = tuple(tensor.name for tensor in model.graph.outputs)
         self.grids: dict[str, Grid] = {}
         self.held: dict[str, Tensor] = {}
+        self.updates: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}
         self._scales: dict[str, tuple[Tensor, Tensor]] = {}
         self._constants: dict[str, Tensor] = {}
         self._read_constants(model.graph, model.overridable)
@@ -143,8 +145,38 @@ class OnnxModule(torch.nn.Module):
         return tensor.to(self.device) if tensor.is_floating_point() else tensor
 
     def _trained(self) -> dict[str, Tensor]:
-        """Parameters as the graph reads them: zeros held, integers on their grid."""
-        return {name: self._as_read(name, self.parameter(name)) for name in self.names}
+        """Parameters as the graph reads them: updates added, zeros held, integers on their grid."""
+        return {name: self._as_read(name, self._updated(name)) for name in self.names}
+
+    def _updated(self, name: str) -> Tensor:
+        value = self.parameter(name)
+        if name not in self.updates:
+            return value
+        left, right = self.updates[name]
+        return value + (left @ right).reshape(value.shape)
+
+    def add_updates(self, names: Collection[str], rank: int, seed: int) -> None:
+        """Let each of some parameters be changed by a product of a rank alone, zero at first; itself it stays.
+
+        Source: Hu et al. 2021, LoRA: Low-Rank Adaptation of Large Language Models.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        for name in names:
+            value = self.parameter(name)
+            m, n = value.shape[0], value[0].numel()
+            left = torch.randn(m, min(rank, m, n), generator=generator, dtype=self.floating) / m**0.5
+            right = torch.zeros(left.shape[1], n, dtype=self.floating)
+            self.updates[name] = (
+                torch.nn.Parameter(left.to(self.device)),
+                torch.nn.Parameter(right.to(self.device)),
+            )
+
+    def merge_updates(self) -> None:
+        """Add the products into their parameters, for good."""
+        with torch.no_grad():
+            for name in self.updates:
+                self.parameter(name).copy_(self._updated(name))
+        self.updates.clear()
 
     def _as_read(self, name: str, value: Tensor) -> Tensor:
         held = self.held.get(name)
@@ -211,16 +243,16 @@ class OnnxModule(torch.nn.Module):
 
     def stored(self, name: str) -> Array:
         """The parameter as float64, with its zeros held and, where it has a grid, not yet rounded."""
-        value = self.parameter(name).detach().cpu().to(torch.float64)
+        value = self._updated(name).detach().cpu().to(torch.float64)
         held = self.held.get(name)
         values: Array = (value if held is None else value.masked_fill(held.cpu(), 0.0)).numpy()
         return values
 
 
-def write_back(model: Model, module: OnnxModule) -> Model:
-    """The model with the module's parameters; tensors that did not change keep their bytes."""
-    copy = model.copy()
-    for constant in constants(copy.graph):
+def changed(model: Model, module: OnnxModule) -> dict[str, Array]:
+    """Stored tensors that the module's parameters differ from, as the file would hold them."""
+    found: dict[str, Array] = {}
+    for constant in constants(model.graph):
         if constant.name not in module.names:
             continue
         stored, now = numbers(constant), module.stored(constant.name)
@@ -233,5 +265,19 @@ def write_back(model: Model, module: OnnxModule) -> Model:
         else:
             values = now.astype(stored.dtype)
         if not np.array_equal(values, stored):
-            constant.values = values
+            found[constant.name] = values
+    return found
+
+
+def write_back(model: Model, module: OnnxModule) -> Model:
+    """The model with the module's parameters; tensors that did not change keep their bytes."""
+    return with_weights(model, changed(model, module))
+
+
+def with_weights(model: Model, weights: Mapping[str, Array]) -> Model:
+    """A copy of the model with other numbers in some of its stored tensors."""
+    copy = model.copy()
+    for constant in constants(copy.graph):
+        if constant.name in weights:
+            constant.values = weights[constant.name]
     return copy

@@ -1,0 +1,88 @@
+"""Which parameters are trained, and how fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+
+import onnx_graphsurgeon as gs
+import torch
+
+from onnxprune.graph import constants
+from onnxprune.learn.module import OnnxModule
+from onnxprune.model import Model
+
+# Inputs that are tables of rows to look up.
+_TABLES: Mapping[str, tuple[int, ...]] = {"EmbedLayerNormalization": (2, 3, 4), "Gather": (0,)}
+
+
+def embeddings(graph: gs.Graph) -> frozenset[str]:
+    """Stored tables whose rows are looked up, and that nothing else reads."""
+    return frozenset(
+        constant.name
+        for constant in constants(graph)
+        if len(constant.shape) > 1
+        and constant.outputs
+        and all(
+            slot in _TABLES.get(node.op, ())
+            for node in constant.outputs
+            for slot, tensor in enumerate(node.inputs)
+            if tensor is constant
+        )
+    )
+
+
+def trainable(
+    module: OnnxModule, model: Model, *, with_embeddings: bool, frozen: Collection[str] = ()
+) -> tuple[str, ...]:
+    """Parameters that training may change, in graph order.
+
+    Rows of an embedding that the samples do not hold would stay while their neighbours move: tables stay as they are
+    unless asked for.
+    """
+    tables = frozenset() if with_embeddings else embeddings(model.graph)
+    return tuple(name for name in module.names if name not in tables and name not in frozen)
+
+
+def prepare(
+    module: OnnxModule, names: Collection[str], *, rank: int = 0, seed: int = 0
+) -> dict[str, torch.nn.Parameter]:
+    """Let gradients reach these parameters alone; with a rank, matrices change by products of that rank.
+
+    Returns:
+        what an optimizer steps: parameters by name, `{name}.left` and `{name}.right` for products.
+    """
+    matrices = [name for name in names if rank and module.parameter(name).dim() > 1]
+    module.add_updates(matrices, rank, seed)
+    for name in module.names:
+        module.parameter(name).requires_grad_(name in names and name not in matrices)
+    return dict(_stepped(module, names))
+
+
+def _stepped(module: OnnxModule, names: Collection[str]) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for name in names:
+        if name in module.updates:
+            left, right = module.updates[name]
+            yield f"{name}.left", left
+            yield f"{name}.right", right
+        else:
+            yield name, module.parameter(name)
+
+
+def optimizer_of(parameters: Mapping[str, torch.nn.Parameter], rate: float, decay: float) -> torch.optim.AdamW:
+    """AdamW; biases and gains do not decay.
+
+    Source: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization.
+    """
+    wide = [each for each in parameters.values() if each.dim() > 1]
+    narrow = [each for each in parameters.values() if each.dim() < 2]
+    groups = [{"params": wide, "weight_decay": decay}, {"params": narrow, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
+
+
+def share_of_rate(step: int, steps: int, warmup: float) -> float:
+    """What share of the learning rate step number `step` of `steps` takes: a linear rise, then half a cosine to 0."""
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))

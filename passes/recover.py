@@ -1,0 +1,139 @@
+"""Train a model's weights towards its original, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from onnxprune.calibration import Needs
+from onnxprune.errors import DataError, Declined, OptionError
+from onnxprune.graph import constants
+from onnxprune.model import Model
+from onnxprune.plan import Change, Edit, Skip
+from onnxprune.protocol import Context, Proposal, Trained
+from onnxprune.sites import GRAPH, Site
+
+Array = np.ndarray[Any, Any]
+_OBJECTIVES = ("auto", "cosine", "kl", "squares")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover:
+    """Distil the original into the model: weights are trained on sample inputs without labels, structure stays.
+
+    What is cut stays cut, zeros stay zeros, int8 stays on its grid. The best of all checks is kept, the start among
+    them. Needs torch.
+
+    Attributes:
+        steps: of the optimizer.
+        batch: samples of a step.
+        lr: highest learning rate, reached after `warmup` and then let down along a cosine.
+        warmup: share of the steps, in [0, 1).
+        decay: weight decay of matrices.
+        clip: largest norm of a step's gradient.
+        objective: how outputs are compared: `kl` (logits), `squares` (relative), `cosine`; `auto`: by role.
+        temperature: of `kl`.
+        hidden: weight of the hidden states behind residual blocks; 0: outputs alone.
+        pooled: weight of the cosine of mean-pooled outputs, where tokens are given out and a mask tells padding.
+        rank: change matrices by products of this rank alone, merged at the end; 0: whole matrices.
+        embeddings: train tables of embeddings, too.
+        check: steps between checks of the fidelity on held-out samples.
+        patience: checks without a better one after which it stops; 0: never.
+
+    Source: Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge Distillation, section 3.
+    """
+
+    name: ClassVar[str] = "recover"
+    lossless: ClassVar[bool] = False
+    steps: int = 400
+    batch: int = 32
+    lr: float = 5e-4
+    warmup: float = 0.1
+    decay: float = 0.01
+    clip: float = 1.0
+    objective: Literal["auto", "kl", "squares", "cosine"] = "auto"
+    temperature: float = 1.0
+    hidden: float = 1.0
+    pooled: float = 10.0
+    rank: int = 0
+    embeddings: bool = False
+    check: int = 50
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        for option in ("steps", "batch", "check"):
+            if getattr(self, option) < 1:
+                raise OptionError(f"{self.name}: {option} must be at least 1, got {getattr(self, option)}.")
+        for option in ("lr", "clip", "temperature"):
+            if not 0 < getattr(self, option) < float("inf"):
+                raise OptionError(f"{self.name}: {option} must be above 0, got {getattr(self, option)}.")
+        for option in ("decay", "hidden", "pooled", "rank", "patience"):
+            if not 0 <= getattr(self, option) < float("inf"):
+                raise OptionError(f"{self.name}: {option} must be at least 0, got {getattr(self, option)}.")
+        if not 0 <= self.warmup < 1:
+            raise OptionError(f"{self.name}: warmup must be in [0, 1), got {self.warmup}.")
+        if self.objective not in _OBJECTIVES:
+            raise OptionError(
+                f"{self.name}: objective must be one of {', '.join(_OBJECTIVES)}, got {self.objective!r}."
+            )
+
+    def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Nothing up front."""
+        del model, sites
+        return Needs()
+
+    def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit with every weight that changed."""
+        del sites
+        if context.recover is None:
+            raise DataError(f"{self.name}: it needs sample inputs. Give --data, or --allow-synthetic.")
+        trained = context.recover(model, self)
+        if not trained.weights:
+            why = f"no step was better than the start (fidelity {trained.before:.4f})"
+            return Proposal((), (Skip(site=GRAPH, why=why),))
+        return Proposal((self._edit(trained),))
+
+    def _edit(self, trained: Trained) -> Edit:
+        names = sorted(trained.weights)
+        return Edit(
+            id=f"{self.name}.{GRAPH}",
+            pass_name=self.name,
+            site=GRAPH,
+            kind="set-weights",
+            args={
+                "weights": names,
+                "steps": trained.steps,
+                "best_step": trained.best_step,
+                "fidelity": [trained.before, trained.after],
+                "cpu_seconds": trained.cpu_seconds,
+                "objective": trained.objective,
+                "history": [dict(entry) for entry in trained.history],
+            },
+            tensors={f"weight.{at}": trained.weights[name] for at, name in enumerate(names)},
+        )
+
+    def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The model with the trained numbers in its stored tensors.
+
+        Raises:
+            Declined: a tensor is missing or of another shape or type.
+        """
+        copy = model.copy()
+        held = {tensor.name: tensor for tensor in constants(copy.graph)}
+        changes = []
+        for edit in edits:
+            names = [str(name) for name in edit.args["weights"]]
+            for at, name in enumerate(names):
+                values, tensor = edit.tensors[f"weight.{at}"], held.get(name)
+                if tensor is None or tuple(tensor.shape) != values.shape or tensor.dtype != values.dtype:
+                    raise Declined(f"{edit.site}: the model has no {values.dtype} {name!r} {list(values.shape)}")
+                tensor.values = values
+            before, after = edit.args["fidelity"]
+            steps = f"{edit.args['best_step']} of {edit.args['steps']} steps"
+            what = f"{len(names)} weights trained: fidelity {before:.4f} to {after:.4f} after {steps}"
+            changes.append(Change(site=edit.site, what=what))
+        return copy, tuple(changes)
