@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.exporting import export_ready
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
+    from onnxprune.recovering import recover
     from onnxprune.unpacking import unpack
 
 # Looked up when first used, so that importing the package costs next to nothing.
@@ -24,6 +25,7 @@ _HOMES = {
     "export_ready": "onnxprune.exporting",
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
+    "recover": "onnxprune.recovering",
     "time": "onnxprune.comparison",
     "unpack": "onnxprune.unpacking",
     "validate": "onnxprune.comparison",
@@ -36,4 +38,16 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["apply", "blame", "check", "deploy", "export_ready", "inspect", "optimize", "time", "unpack", "validate"]
+__all__ = [
+    "apply",
+    "blame",
+    "check",
+    "deploy",
+    "export_ready",
+    "inspect",
+    "optimize",
+    "recover",
+    "time",
+    "unpack",
+    "validate",
+]

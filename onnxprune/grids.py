@@ -31,6 +31,7 @@ class Grid:
         zero: float64, likewise.
         low: least integer of the type.
         high: largest integer of the type.
+        step: name of the stored scale.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Grid:
     zero: Array
     low: int
     high: int
+    step: str
 
     def floats(self, stored: Array) -> Array:
         """What the integers stand for."""
@@ -50,6 +52,15 @@ class Grid:
         return whole
 
 
+@dataclass(frozen=True, eq=False)
+class _Reading:
+    """How one reader scales integers: scale and zero point as they broadcast, and the name of the stored scale."""
+
+    scale: Array
+    zero: Array
+    step: str
+
+
 def find_grids(graph: gs.Graph) -> dict[str, Grid]:
     """Weights of int8, uint8 or 4 bits whose every reader scales them alike, by name."""
     found: dict[str, Grid] = {}
@@ -60,11 +71,10 @@ def find_grids(graph: gs.Graph) -> dict[str, Grid]:
         seen = list(_readings(constant))
         if not seen or any(one is None for one in seen):
             continue
-        scales = [one for one in seen if one is not None]
-        if any(not _same(one, scales[0]) for one in scales[1:]) or not np.all(scales[0][0] > 0):
+        first, *others = [one for one in seen if one is not None]
+        if any(not _same(one, first) for one in others) or not np.all(first.scale > 0):
             continue
-        low, high = _range(dtype)
-        found[constant.name] = Grid(constant.name, *scales[0], low, high)
+        found[constant.name] = Grid(constant.name, first.scale, first.zero, *_range(dtype), first.step)
     return found
 
 
@@ -75,11 +85,11 @@ def _range(dtype: np.dtype[Any]) -> tuple[int, int]:
     return (0, 15) if "uint" in dtype.name else (-8, 7)
 
 
-def _same(one: tuple[Array, Array], other: tuple[Array, Array]) -> bool:
-    return all(a.shape == b.shape and np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+def _same(one: _Reading, other: _Reading) -> bool:
+    return np.array_equal(one.scale, other.scale) and np.array_equal(one.zero, other.zero)
 
 
-def _readings(tensor: gs.Tensor) -> Iterator[tuple[Array, Array] | None]:
+def _readings(tensor: gs.Tensor) -> Iterator[_Reading | None]:
     """(scale, zero) as every reader has it; None where one cannot be told."""
     for node in tensor.outputs:
         for slot, source in enumerate(node.inputs):
@@ -87,57 +97,59 @@ def _readings(tensor: gs.Tensor) -> Iterator[tuple[Array, Array] | None]:
                 yield _reading(tensor, node, slot)
 
 
-def _reading(tensor: gs.Tensor, node: gs.Node, slot: int) -> tuple[Array, Array] | None:
+def _reading(tensor: gs.Tensor, node: gs.Node, slot: int) -> _Reading | None:
     rank = len(tensor.shape) if tensor.shape is not None else 0
     for place, scale_slot, zero_slot, axis in _TRIPLES.get(node.op, ()):
         if slot == place:
-            return _placed(_constant(node, scale_slot), _constant(node, zero_slot), axis, rank)
+            return _placed(_at(node, scale_slot), _at(node, zero_slot), axis, rank)
     rule, place = _RULES.get(node.op, (None, 0))
     return rule(node, rank) if rule is not None and slot == place else None
 
 
-def _dequantized(node: gs.Node, rank: int) -> tuple[Array, Array] | None:
+def _dequantized(node: gs.Node, rank: int) -> _Reading | None:
     if node.attrs.get("block_size", 0):
         return None
-    return _placed(_constant(node, 1), _constant(node, 2), int(node.attrs.get("axis", 1)), rank)
+    return _placed(_at(node, 1), _at(node, 2), int(node.attrs.get("axis", 1)), rank)
 
 
-def _summed(node: gs.Node, rank: int) -> tuple[Array, Array] | None:
+def _summed(node: gs.Node, rank: int) -> _Reading | None:
     """An integer product or convolution whose sums are scaled behind it."""
-    scale = _scale_behind(node.outputs[0])
-    axis = -1 if node.op == "MatMulInteger" else 0
-    return None if scale is None else _placed(scale.ravel(), _constant(node, 3), axis, rank)
+    return _placed(_scale_behind(node.outputs[0]), _at(node, 3), -1 if node.op == "MatMulInteger" else 0, rank)
 
 
-def _transposed(node: gs.Node, rank: int) -> tuple[Array, Array] | None:
+def _transposed(node: gs.Node, rank: int) -> _Reading | None:
     seen = list(_readings(node.outputs[0]))
-    if len(seen) != 1 or seen[0] is None:
+    behind = seen[0] if len(seen) == 1 else None
+    if behind is None:
         return None
     back = np.argsort(node.attrs.get("perm", range(rank)[::-1]))
-    scale, zero = (np.transpose(_full(part, rank), back) for part in seen[0])
-    return scale, zero
+    scale, zero = (np.transpose(_full(part, rank), back) for part in (behind.scale, behind.zero))
+    return _Reading(scale, zero, behind.step)
 
 
-def _constant(node: gs.Node, slot: int) -> Array | None:
-    if slot >= len(node.inputs) or not isinstance(node.inputs[slot], gs.Constant):
-        return None
-    return numbers(node.inputs[slot]).astype(np.float64)
+def _at(node: gs.Node, slot: int) -> gs.Constant | None:
+    found = node.inputs[slot] if slot < len(node.inputs) else None
+    return found if isinstance(found, gs.Constant) else None
+
+
+def _floats(constant: gs.Constant) -> Array:
+    values: Array = numbers(constant).astype(np.float64)
+    return values
 
 
 def _full(part: Array, rank: int) -> Array:
     return part.reshape((1,) * (rank - part.ndim) + part.shape)
 
 
-def _placed(scale: Array | None, zero: Array | None, axis: int, rank: int) -> tuple[Array, Array] | None:
-    """Scale and zero point of one number, or one an entry of the axis, as they broadcast."""
-    if scale is None or scale.ndim > 1:
+def _placed(step: gs.Constant | None, zero: gs.Constant | None, axis: int, rank: int) -> _Reading | None:
+    """One scale and zero point, or one an entry of the axis."""
+    if step is None:
         return None
     sizes = [1] * rank
     sizes[axis] = -1
-    offset = np.zeros(1) if zero is None else zero
-    return scale.reshape(sizes if scale.size > 1 else [1] * rank), offset.reshape(
-        sizes if offset.size > 1 else [1] * rank
-    )  # fmt: skip
+    scale, offset = _floats(step).ravel(), np.zeros(1) if zero is None else _floats(zero).ravel()
+    scale, offset = (part.reshape(sizes if part.size > 1 else [1] * rank) for part in (scale, offset))
+    return _Reading(scale, offset, step.name)
 
 
 def _only_reader(tensor: gs.Tensor, *ops: str) -> gs.Node | None:
@@ -149,7 +161,7 @@ def _other(node: gs.Node, tensor: gs.Tensor) -> gs.Tensor:
     return node.inputs[1] if node.inputs[0] is tensor else node.inputs[0]
 
 
-def _scale_behind(product: gs.Tensor) -> Array | None:
+def _scale_behind(product: gs.Tensor) -> gs.Constant | None:
     """The weight's scale: of the sums Cast to float and multiplied by it, or by its product with the input's."""
     cast = _only_reader(product, "Cast")
     times = _only_reader(cast.outputs[0], "Mul") if cast is not None else None
@@ -157,28 +169,22 @@ def _scale_behind(product: gs.Tensor) -> Array | None:
         return None
     factor = _other(times, cast.outputs[0])
     if isinstance(factor, gs.Constant):
-        return numbers(factor).astype(np.float64)
+        return factor
     steps = producer(factor)
-    if steps is None or steps.op != "Mul":
-        return None
-    for part in steps.inputs:
-        if isinstance(part, gs.Constant):
-            return numbers(part).astype(np.float64)
-    return None
+    parts = steps.inputs if steps is not None and steps.op == "Mul" else []
+    return next((part for part in parts if isinstance(part, gs.Constant)), None)
 
 
-def _decoded(cast: gs.Node, rank: int) -> tuple[Array, Array] | None:
+def _decoded(cast: gs.Node, rank: int) -> _Reading | None:
     """Cast and Mul by a stored scale."""
     times = _only_reader(cast.outputs[0], "Mul")
-    if times is None:
-        return None
-    factor = _other(times, cast.outputs[0])
+    factor = None if times is None else _other(times, cast.outputs[0])
     if not isinstance(factor, gs.Constant) or len(factor.shape) > rank:
         return None
-    return _full(numbers(factor).astype(np.float64), rank), np.zeros((1,) * rank)
+    return _Reading(_full(_floats(factor), rank), np.zeros((1,) * rank), factor.name)
 
 
-def _looked_up(gather: gs.Node, rank: int) -> tuple[Array, Array] | None:
+def _looked_up(gather: gs.Node, rank: int) -> _Reading | None:
     """Rows looked up as integers, Cast, and multiplied by scales that are looked up alike."""
     cast = _only_reader(gather.outputs[0], "Cast")
     times = _only_reader(cast.outputs[0], "Mul") if cast is not None else None
@@ -187,19 +193,18 @@ def _looked_up(gather: gs.Node, rank: int) -> tuple[Array, Array] | None:
     source = producer(_other(times, cast.outputs[0]))
     if source is not None and source.op == "Cast":
         source = producer(source.inputs[0])
-    if source is None or source.op != "Gather" or source.inputs[1] is not gather.inputs[1]:
+    step = _at(source, 0) if source is not None and source.op == "Gather" else None
+    if source is None or step is None or source.inputs[1] is not gather.inputs[1] or len(step.shape) > rank:
         return None
-    if int(gather.attrs.get("axis", 0)):
-        return None
-    scale = _constant(source, 0)
-    if scale is None or scale.ndim > rank or int(source.attrs.get("axis", 0)):
+    if int(source.attrs.get("axis", 0)) or int(gather.attrs.get("axis", 0)):
         return None
     # Rows are the first axis of both.
-    return scale.reshape(scale.shape + (1,) * (rank - scale.ndim)), np.zeros((1,) * rank)
+    scale = _floats(step)
+    return _Reading(scale.reshape(scale.shape + (1,) * (rank - scale.ndim)), np.zeros((1,) * rank), step.name)
 
 
 # Operators that read integers at a slot, and how the scale is told from there.
-_RULES: dict[str, tuple[Callable[[gs.Node, int], tuple[Array, Array] | None], int]] = {
+_RULES: dict[str, tuple[Callable[[gs.Node, int], _Reading | None], int]] = {
     "Cast": (_decoded, 0),
     "ConvInteger": (_summed, 1),
     "DequantizeLinear": (_dequantized, 0),

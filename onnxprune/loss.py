@@ -63,13 +63,13 @@ def check_loss(asked: str | None) -> None:
         raise OptionError(f"--loss must be one of {', '.join(KINDS)}, got {asked!r}.")
 
 
-def few(feeds: Sequence[Feeds]) -> Sequence[Feeds]:
-    """At most 64 samples, spread evenly: what scores by loss or cosine look at."""
-    return LazyFeeds(feeds.__getitem__, _spread(len(feeds)))
+def few(feeds: Sequence[Feeds], most: int = MOST_SAMPLES) -> Sequence[Feeds]:
+    """At most so many samples, spread evenly: what scores by loss or cosine look at."""
+    return LazyFeeds(feeds.__getitem__, _spread(len(feeds), most))
 
 
-def _spread(count: int) -> list[int]:
-    return [at * count // min(count, MOST_SAMPLES) for at in range(min(count, MOST_SAMPLES))]
+def _spread(count: int, most: int = MOST_SAMPLES) -> list[int]:
+    return [at * count // min(count, most) for at in range(min(count, most))]
 
 
 def choose_loss(model: Model, session: Session, samples: Samples, asked: str | None) -> Loss:

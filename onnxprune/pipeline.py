@@ -12,6 +12,7 @@ from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import DataError, OptionError
 from onnxprune.footprint import footprints
+from onnxprune.gradual import with_recovery
 from onnxprune.loss import check_loss
 from onnxprune.measurement import Measurement, measure, parse_targets
 from onnxprune.model import Model, data_files, save
@@ -69,6 +70,9 @@ def optimize(
     fixed_shapes: Sequence[str] = (),
     ort: bool = False,
     fresh: bool = False,
+    recover: int | None = None,
+    gradual: int = 1,
+    recover_data: str | None = None,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Compress a model and prove it.
@@ -97,6 +101,9 @@ def optimize(
         fixed_shapes: `NAME=1x128`; the result is written with static inputs, too, as `STEM.fixed.onnx`.
         ort: the result is written in the ORT format, too, with the list of its operators.
         fresh: take nothing over from earlier runs; without it a run that was killed continues where it was.
+        recover: steps of distillation after what was cut, before weights become integers; needs torch.
+        gradual: so many rounds of cutting and recovering, each a part of the way; the steps are shared among them.
+        recover_data: sample inputs to train on; `data` by default.
         progress: told each stage as it begins.
 
     Raises:
@@ -117,13 +124,13 @@ def optimize(
         )
     if goal.searches and passes:
         raise OptionError("pass and a goal exclude each other: passes say what is done, a goal has it searched.")
-    chosen = _passes(passes)
+    chosen = with_recovery(_passes(passes), recover, gradual)
     floor = _floor(fidelity, free=bool(passes) or goal.searches)
     sizes = parse_shapes(shape)
     fixed_sizes(fixed_shapes)
     check_destination(destination, path)
     progress("load and run the original")
-    subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic)
+    subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic, lessons=recover_data)
     _check_samples(goal, subject)
     if subject.packed and all(one.name != PackWeights.name for one in chosen):
         # What came packed goes packed.

@@ -26,7 +26,7 @@ from onnxprune.model import Model, digest
 from onnxprune.plan import Edit, Report, Skip, edit_from_json, edits_to_json, tensors_of
 from onnxprune.protocol import Pass
 from onnxprune.steps import Step
-from onnxprune.store import Held, Store, Tables, digest_of, key_of, open_store
+from onnxprune.store import Held, Kept, Store, Tables, digest_of, key_of, open_store
 from onnxprune.subject import Subject
 from onnxprune.targets.machine import machine
 from onnxprune.targets.target import Timer
@@ -55,6 +55,10 @@ class Trail:
     def tables(self, kind: str, **more: Any) -> Tables:
         """JSON values that depend on the job's base, and on what more is named."""
         return Tables(self.store, kind, key_of(self.base, self.place, more), self.fresh)
+
+    def kept(self) -> Kept:
+        """Where training keeps its checkpoints; what came before it is in the models that it is given."""
+        return Kept(self.store, key_of(self.base), self.fresh)
 
     def timings(self) -> Tables:
         """What a clock said of files and products; it depends on the place alone."""

@@ -124,6 +124,8 @@ class _Job:
             self._clock,
             seed=self._seed,
             statistics_of=self._statistics,
+            kept=self._trail.kept(),
+            progress=self._progress,
         )
         sites = find_sites(self._current, context.structure)
         return take(one, self._current, sites, context, self._subject.evidence, self._floor, self._race)

@@ -196,6 +196,20 @@ class Tables:
         self.store.put(self.kind, key_of(self.base, key), value)
 
 
+@dataclass(frozen=True, eq=False)
+class Kept:
+    """Where one computation keeps what it has done so far.
+
+    Attributes:
+        key: everything that it depends on, besides what it adds itself.
+        fresh: keep, but find nothing from before this run.
+    """
+
+    store: Store
+    key: str
+    fresh: bool = False
+
+
 def open_store() -> Store:
     """The user's store, as the environment wants it.
 

@@ -7,13 +7,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from onnxprune.calibration import Needs, Statistics, collect
 from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.cosines import Pair, mean_cosines
-from onnxprune.data import Samples
+from onnxprune.data import Samples, load_samples
 from onnxprune.decoding import Decoding
 from onnxprune.errors import DataError, ModelError
 from onnxprune.graph import constants, numbers
@@ -24,11 +25,11 @@ from onnxprune.loss import Loss, choose_loss, few
 from onnxprune.masks import mask_input
 from onnxprune.model import Model, digest, load, release
 from onnxprune.packing import unpacked
-from onnxprune.protocol import Context, Pass
+from onnxprune.protocol import Context, Pass, Trained
 from onnxprune.reverting import Race
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session, written
 from onnxprune.sites import find_sites
-from onnxprune.store import Tables
+from onnxprune.store import Kept, Tables
 from onnxprune.structure import read_structure
 from onnxprune.synthetic import probes
 from onnxprune.targets.target import Timer
@@ -45,6 +46,7 @@ class Subject:
     Attributes:
         model: with dense weights, however they are stored.
         packed: weights that are stored packed.
+        lessons: samples to train on, where they are others than those that calibrate.
     """
 
     path: Path
@@ -56,6 +58,7 @@ class Subject:
     loss: Loss | None = None
     mask: str | None = None
     packed: int = 0
+    lessons: Samples | None = None
 
 
 def load_subject(
@@ -67,8 +70,12 @@ def load_subject(
     mask: str | None,
     *,
     allow_synthetic: bool,
+    lessons: str | None = None,
+    most_judges: int | None = None,
 ) -> Subject:
     """Load a model, run it once on everything, and choose what losses measure.
+
+    `lessons` names samples to train on, if not `data`; of the held-out samples at most `most_judges` judge.
 
     Raises:
         OnnxPruneError: the model, the data or an option is at fault.
@@ -87,8 +94,10 @@ def load_subject(
         )
     timed = timed_feeds(model, session, samples, sizes)
     probe_feeds = probes(model, session, samples.feeds[0], seed=seed)
-    evidence = gather_evidence(path, session, probe_feeds, samples.held_out)
-    return Subject(path, model, session, samples, timed, evidence, measure, mask, packed)
+    judges = samples.held_out if most_judges is None else few(samples.held_out, most_judges)
+    evidence = gather_evidence(path, session, probe_feeds, judges)
+    further = None if lessons is None else load_samples(lessons, session.inputs)
+    return Subject(path, model, session, samples, timed, evidence, measure, mask, packed, further)
 
 
 def race_on(place: Timer, feeds: Feeds, tables: Tables | None = None) -> Race:
@@ -135,6 +144,8 @@ def context_for(
     *,
     seed: int,
     statistics_of: Collect = collected,
+    kept: Kept | None = None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Context:
     """What a pass may look at: structure where it asks for it, statistics where there are samples.
 
@@ -146,13 +157,15 @@ def context_for(
         clock: times single linears on the target.
         seed: of random choices.
         statistics_of: collects statistics, or knows them already.
+        kept: where training keeps its checkpoints.
+        progress: told each step of training.
     """
     probe_feeds = subject.evidence.probes
     structure = None
     if getattr(one, "structural", False):
         shapes = observe_shapes(model, probe_feeds)
         structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
-    statistics, compare, cosines = None, None, None
+    statistics, compare, cosines, recover = None, None, None, None
     if subject.loss is not None:
         samples = subject.samples.calibration
 
@@ -161,6 +174,24 @@ def context_for(
 
         def cosines(first: Model, second: Model, pairs: Sequence[Pair]) -> tuple[float, ...]:
             return mean_cosines(first, second, pairs, few(samples), mask=subject.mask)
+
+        def recover(candidate: Model, settings: Any) -> Trained:
+            from onnxprune.learn import require_torch
+
+            require_torch("recover")
+            from onnxprune.learn.recovery import recover as train
+
+            return train(
+                candidate,
+                settings,
+                teacher=subject.model,
+                samples=subject.lessons or subject.samples,
+                probes=probe_feeds,
+                mask=subject.mask,
+                seed=seed,
+                kept=kept,
+                progress=progress,
+            )
 
         needs = one.needs(model, find_sites(model, structure))
         if needs.tensors:
@@ -175,5 +206,6 @@ def context_for(
         original=baseline,
         latency=clock.of(model, subject.timed),
         decoding=Decoding,
+        recover=recover,
         seed=seed,
     )

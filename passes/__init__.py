@@ -13,6 +13,7 @@ from onnxprune.passes.factor_embedding import FactorEmbedding
 from onnxprune.passes.factor_linear import FactorLinear
 from onnxprune.passes.merge_blocks import MergeBlocks
 from onnxprune.passes.pack_weights import PackWeights
+from onnxprune.passes.recover import Recover
 from onnxprune.passes.remove_blocks import RemoveBlocks
 from onnxprune.passes.remove_channels import RemoveChannels
 from onnxprune.passes.remove_dead import RemoveDead
@@ -36,6 +37,7 @@ OWN: tuple[type[Any], ...] = (
     RemoveChannels,
     FactorLinear,
     FactorEmbedding,
+    Recover,
     SparseInt8,
     Cluster,
     PackWeights,
@@ -65,6 +67,7 @@ __all__ = [
     "FactorLinear",
     "MergeBlocks",
     "PackWeights",
+    "Recover",
     "RemoveBlocks",
     "RemoveChannels",
     "RemoveDead",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxprune.cli import blaming, caching, checking, compressing, judging, listing
+from onnxprune.cli import blaming, caching, checking, compressing, judging, learning, listing
 from onnxprune.cli.command import Group
 
 # Every command; nothing registers itself on import.
@@ -13,6 +13,7 @@ COMMANDS = (
     compressing.apply,
     compressing.deploy,
     compressing.unpack,
+    learning.recover,
     judging.validate,
     judging.time,
     blaming.blame,

@@ -30,6 +30,9 @@ from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGETS, factor, flo
 @SHAPE
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
+@click.option("--recover", type=int, metavar="STEPS", help="Distil what was cut for so many steps; needs torch.")
+@click.option("--gradual", default=1, show_default=True, help="Rounds of cutting and recovering.")
+@click.option("--recover-data", metavar="DATA", help="Sample inputs to train on; --data by default.")
 @click.option("--fixed-shapes", multiple=True, metavar="NAME=1x128", help="Write the result with static inputs, too.")
 @click.option("--ort", is_flag=True, help="Write the result in the ORT format, too, and the operators it needs.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")

@@ -45,6 +45,7 @@ class Checkpoint:
 
     store: Store
     key: str
+    fresh: bool = False
 
     def save(self, state: State, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
         """Keep a run; it appears whole or not at all."""
@@ -67,7 +68,7 @@ class Checkpoint:
 
     def load(self, parameters: Parameters, optimizer: torch.optim.Optimizer) -> State | None:
         """Continue a run: parameters and moments are set; None where there is none, or it is another's."""
-        held = self.store.get(_KIND, self.key)
+        held = None if self.fresh else self.store.get(_KIND, self.key)
         if held is None:
             return None
         arrays, document = held.tensors, held.document

@@ -17,6 +17,7 @@ import torch
 from onnxprune.errors import ModelError
 from onnxprune.graph import constants, numbers
 from onnxprune.grids import Grid, find_grids
+from onnxprune.interface import interface_of
 from onnxprune.learn.call import Tensor, UnsupportedError
 from onnxprune.learn.conversion import is_float, on_one_device, to_torch
 from onnxprune.learn.quantized import rounded
@@ -40,6 +41,7 @@ class OnnxModule(torch.nn.Module):
     Attributes:
         inputs: names of what must be fed.
         outputs: names of what it gives.
+        interface: what was cut out of its inputs; feeds from before are cut alike.
         grids: of weights that are stored as integers, by name.
         held: where a weight is zero and stays so, by name.
         names: parameters, in graph order.
@@ -57,6 +59,7 @@ class OnnxModule(torch.nn.Module):
         steps = steps_of(model, floating)
         self.inputs = tuple(tensor.name for tensor in model.graph.inputs)
         self.outputs = tuple(tensor.name for tensor in model.graph.outputs)
+        self.interface = interface_of(model.metadata)
         self.grids: dict[str, Grid] = {}
         self.held: dict[str, Tensor] = {}
         self.updates: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}
@@ -69,6 +72,8 @@ class OnnxModule(torch.nn.Module):
     def _read_constants(self, graph: gs.Graph, overridable: frozenset[str]) -> None:
         fixed = overridable | numbers_read(graph)
         grids = {name: grid for name, grid in find_grids(graph).items() if name not in fixed}
+        # A grid stays while the weights on it move.
+        fixed |= {grid.step for grid in grids.values()}
         for constant in constants(graph):
             values, name = numbers(constant), constant.name
             if name in grids:
@@ -131,7 +136,7 @@ class OnnxModule(torch.nn.Module):
             gates: what to do with the input `slot` of the node whose first output is named, before it is read.
         """
         env: dict[str, Any] = {**self._constants, **self._trained()}
-        env.update({name: self._fed(value) for name, value in feeds.items()})
+        env.update({name: self._fed(value) for name, value in self.interface.fitted(feeds).items()})
         asked = frozenset(wanted)
         for step in self._steps:
             self._perform(step, env, gates or {})

@@ -1,8 +1,8 @@
 """What a student is taught: its teacher's outputs, each by its role, and the hidden states behind its blocks.
 
 Logits by the forward Kullback-Leibler divergence, the teacher's distribution first (Muralidharan et al. 2024, Compact
-Language Models via Pruning and Knowledge Distillation, section 3: no labels, temperature 1); everything else by relative
-squares, 1 - the share of variance that survives, which is what fidelity measures.
+Language Models via Pruning and Knowledge Distillation, section 3: no labels, temperature 1); everything else by
+relative squares, 1 - the share of variance that survives, which is what fidelity measures.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _mean(each: Tensor, where: Tensor | None) -> Tensor:
 
 
 def pooled_distance(student: Tensor, teacher: Tensor, where: Tensor) -> Tensor:
-    """1 - cosine of the means over real positions of [batch, sequence, features]: what sentence encoders are used by."""
+    """1 - cosine of the means over real positions of [batch, sequence, features], as sentence encoders are used."""
     weight = where.to(teacher)
     count = weight.sum(1).clamp(min=1)
     mine, theirs = ((x * weight).sum(1) / count for x in (student, teacher))

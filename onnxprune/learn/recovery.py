@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from onnxprune.padding import may_crop
 from onnxprune.passes import Recover
 from onnxprune.protocol import Trained
 from onnxprune.runtime import Feeds, Session, open_session, with_outputs
-from onnxprune.store import Store, key_of
+from onnxprune.store import Kept, key_of
 
 Array = np.ndarray[Any, Any]
 
@@ -40,10 +40,8 @@ def recover(
     samples: Samples,
     probes: Sequence[Feeds],
     mask: str | None = None,
-    frozen: Collection[str] = (),
     seed: int = 0,
-    store: Store | None = None,
-    key: str = "",
+    kept: Kept | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Trained:
     """Train a model's weights towards its original's outputs; every structure stays as it is.
@@ -55,10 +53,8 @@ def recover(
         samples: of which those that calibrate train, and held-out ones steer.
         probes: feeds of two shapes, in which hidden states are matched.
         mask: the input that is 0 at padded tokens.
-        frozen: stored tensors that stay as they are.
         seed: of the order of samples.
-        store: where an interrupted run is kept; None: nowhere.
-        key: what the run depends on besides the models and settings.
+        kept: where an interrupted run is kept; None: nowhere.
         progress: told each step.
 
     Raises:
@@ -70,14 +66,14 @@ def recover(
     module = OnnxModule(candidate)
     if torch.cuda.is_available():
         module = module.to("cuda")
-    names = trainable(module, candidate, with_embeddings=settings.embeddings, frozen=frozen)
+    names = trainable(module, candidate, with_embeddings=settings.embeddings)
     if not names:
         raise DataError("recover: no weight of the model can be trained. Leave recover out.")
     parameters = prepare(module, names, rank=settings.rank, seed=seed)
     checkpoint = None
-    if store is not None:
-        parts = (_digest(candidate), _digest(teacher), asdict(settings), seed, key, torch.__version__)
-        checkpoint = Checkpoint(store, key_of(*parts))
+    if kept is not None:
+        parts = (_digest(candidate), _digest(teacher), asdict(settings), seed, kept.key, torch.__version__)
+        checkpoint = Checkpoint(kept.store, key_of(*parts), kept.fresh)
     schedule = Schedule(
         steps=settings.steps,
         rate=settings.lr,
@@ -146,7 +142,7 @@ class Lesson:
             with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=module.device.type == "cuda"):
                 mine = module(feeds, wanted=[pair.student for pair in self.pairs])
             parts = {name: value * share for name, value in self._parts(mine, theirs, feeds).items()}
-            objectives.total(parts).backward()  # type: ignore[no-untyped-call]
+            objectives.total(parts).backward()
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
         return sums
@@ -189,9 +185,7 @@ class Lesson:
             with torch.no_grad():
                 return {name: value.cpu().numpy() for name, value in module(feeds).items()}
 
-        return compare(
-            self.wanted, run, self.steering, inputs=self.interface.inputs, outputs=self.interface.outputs
-        )
+        return compare(self.wanted, run, self.steering, inputs=self.interface.inputs, outputs=self.interface.outputs)
 
     def words(self) -> str:
         """The objective in one line."""

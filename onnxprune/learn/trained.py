@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 
+import numpy as np
 import onnx_graphsurgeon as gs
 import torch
 
-from onnxprune.graph import constants
+from onnxprune.graph import constants, numbers
 from onnxprune.learn.module import OnnxModule
 from onnxprune.model import Model
 
+# Fewer numbers than this are no codebook's; more different ones than a byte tells apart neither.
+_LARGE = 4096
+_CLUSTERS = 256
 # Inputs that are tables of rows to look up.
 _TABLES: Mapping[str, tuple[int, ...]] = {"EmbedLayerNormalization": (2, 3, 4), "Gather": (0,)}
 
@@ -32,16 +36,26 @@ def embeddings(graph: gs.Graph) -> frozenset[str]:
     )
 
 
-def trainable(
-    module: OnnxModule, model: Model, *, with_embeddings: bool, frozen: Collection[str] = ()
-) -> tuple[str, ...]:
+def trainable(module: OnnxModule, model: Model, *, with_embeddings: bool) -> tuple[str, ...]:
     """Parameters that training may change, in graph order.
 
     Rows of an embedding that the samples do not hold would stay while their neighbours move: tables stay as they are
-    unless asked for.
+    unless asked for. So do clustered weights, whose few numbers would become many.
     """
     tables = frozenset() if with_embeddings else embeddings(model.graph)
-    return tuple(name for name in module.names if name not in tables and name not in frozen)
+    clustered = {tensor.name for tensor in constants(model.graph) if tensor.name in module.names and _clustered(tensor)}
+    return tuple(
+        name for name in module.names if name not in tables and (name not in clustered or name in module.grids)
+    )
+
+
+def _clustered(constant: gs.Constant) -> bool:
+    """Whether a weight holds no more different numbers than a byte can tell apart."""
+    values = numbers(constant).reshape(-1)
+    if values.size < _LARGE:
+        return False
+    # Most weights show it in their first few thousand numbers.
+    return all(len(np.unique(part)) <= _CLUSTERS for part in (values[:_LARGE], values))
 
 
 def prepare(

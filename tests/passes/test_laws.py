@@ -17,14 +17,14 @@ from onnxprune.calibration import collect
 from onnxprune.cosines import mean_cosines
 from onnxprune.data import Samples
 from onnxprune.decoding import Decoding
-from onnxprune.graph import constants, elements, is_weight, stored_bytes
+from onnxprune.graph import constants, elements, is_weight, numbers, stored_bytes
 from onnxprune.inputs import compare_inputs
 from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
 from onnxprune.packing import unpacked
 from onnxprune.passes import OWN, SparseInt8, known
 from onnxprune.plan import Change, Edit
-from onnxprune.protocol import Context, Pass
+from onnxprune.protocol import Context, Pass, Trained
 from onnxprune.runtime import Feeds, observe, observe_shapes, open_session
 from onnxprune.sites import GRAPH, find_sites
 from onnxprune.structure import read_structure
@@ -50,6 +50,7 @@ SPECS: dict[str, tuple[str, ...]] = {
         "merge-blocks:threshold=0.0,group=3,interval=2,rule=sum-of-differences",
     ),
     "pack-weights": ("pack-weights", "pack-weights:saving=0.0"),
+    "recover": ("recover", "recover:steps=20,rank=2,objective=cosine,embeddings=yes"),
     "remove-blocks": (
         "remove-blocks:keep=0.5",
         "remove-blocks:keep=0.5,score=cosine,guard=1/1",
@@ -132,8 +133,17 @@ def context_for(one: Pass, model: Model, feeds: tuple[Feeds, ...]) -> Context:
         cosines=lambda first, second, pairs: mean_cosines(first, second, pairs, feeds),
         loss=choose_loss(model, open_session(model), Samples(feeds=feeds, source="probes"), None),
         decoding=Decoding,
+        recover=lambda candidate, _: rounded_weights(candidate),
         seed=0,
     )
+
+
+def rounded_weights(model: Model) -> Trained:
+    """A training that needs no torch and has done its work after one run: floats go to multiples of 1/16."""
+    found = {t.name: numbers(t) for t in constants(model.graph) if t.name not in model.overridable}
+    coarse = {name: (np.round(x * 16) / 16).astype(x.dtype) for name, x in found.items() if x.dtype.kind == "f"}
+    weights = {name: x for name, x in coarse.items() if x.ndim > 1 and not np.array_equal(x, found[name])}
+    return Trained(weights=weights, steps=20, best_step=10, before=0.5, after=0.75, cpu_seconds=1.0)
 
 
 def propose_and_apply(
