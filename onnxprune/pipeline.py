@@ -124,6 +124,8 @@ def optimize(
         )
     if goal.searches and passes:
         raise OptionError("pass and a goal exclude each other: passes say what is done, a goal has it searched.")
+    if goal.searches and gradual > 1:
+        raise OptionError("gradual cuts what passes name in rounds. Give passes instead of a goal.")
     chosen = with_recovery(_passes(passes), recover, gradual)
     floor = _floor(fidelity, free=bool(passes) or goal.searches)
     sizes = parse_shapes(shape)
@@ -160,6 +162,9 @@ def optimize(
         )
         aimed, outcome = aim(searcher, goal, floors, lambda wanted: run((*lossless, *wanted, packing)))
         chosen = (*lossless, *aimed.passes, packing)
+        if recover is not None:
+            chosen = with_recovery(chosen, recover)
+            outcome = run(chosen)
     else:
         outcome = run(chosen)
     if floor is not None:
