@@ -122,10 +122,7 @@ def optimize(
         raise OptionError(
             f"A latency goal needs milliseconds, which {place.name} does not give. Name a speed-up instead."
         )
-    if goal.searches and passes:
-        raise OptionError("pass and a goal exclude each other: passes say what is done, a goal has it searched.")
-    if goal.searches and gradual > 1:
-        raise OptionError("gradual cuts what passes name in rounds. Give passes instead of a goal.")
+    _check_goal(goal, passes, gradual)
     chosen = with_recovery(_passes(passes), recover, gradual)
     floor = _floor(fidelity, free=bool(passes) or goal.searches)
     sizes = parse_shapes(shape)
@@ -162,9 +159,7 @@ def optimize(
         )
         aimed, outcome = aim(searcher, goal, floors, lambda wanted: run((*lossless, *wanted, packing)))
         chosen = (*lossless, *aimed.passes, packing)
-        if recover is not None:
-            chosen = with_recovery(chosen, recover)
-            outcome = run(chosen)
+        chosen, outcome = (chosen, outcome) if recover is None else _recovered(chosen, recover, run)
     else:
         outcome = run(chosen)
     if floor is not None:
@@ -219,6 +214,21 @@ def optimize(
         forms=forms,
         storage=footprints(destination, outcome.model, subject.timed),
     )
+
+
+def _check_goal(goal: Goal, passes: Sequence[str], gradual: int) -> None:
+    if goal.searches and passes:
+        raise OptionError("pass and a goal exclude each other: passes say what is done, a goal has it searched.")
+    if goal.searches and gradual > 1:
+        raise OptionError("gradual cuts what passes name in rounds. Give passes instead of a goal.")
+
+
+def _recovered(
+    chosen: tuple[Pass, ...], steps: int, run: Callable[[Sequence[Pass]], Outcome]
+) -> tuple[tuple[Pass, ...], Outcome]:
+    """What a search chose, with recovery after what it cut."""
+    chosen = with_recovery(chosen, steps)
+    return chosen, run(chosen)
 
 
 def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
