@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -149,9 +150,12 @@ def _twice(module: nn.Module, inputs: Any) -> Any:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Exporters print much; what matters is in the report."""
+    """Exporters print much, some of it from C++; what matters is in the report."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(number) for number in (1, 2)]
     try:
         with (
             warnings.catch_warnings(),
@@ -160,6 +164,11 @@ def _silent() -> Iterator[None]:
             redirect_stderr(sink),
         ):
             warnings.simplefilter("ignore")
+            for number in (1, 2):
+                os.dup2(sink.fileno(), number)
             yield
     finally:
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
         logging.disable(before)

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 SIDES = ("outputs", "inputs")
+# Of the cosine of two rows that float32 rounding alone tells apart.
+_PARALLEL = 1e-5
 _NOT_TRACED = "the exported graph does not show where these units go"
 
 
@@ -42,15 +44,15 @@ class Pruned:
         side: `outputs` (rows) or `inputs` (columns).
         zero: how many are zero throughout.
         units: how many there are.
-        disappear: how many of the zero ones the pass `remove-dead` cuts.
-        why: the reason for those that stay; empty where none do.
+        disappear: how many of the zero ones the pass `remove-dead` cuts; None where the export holds another weight.
+        why: the reason for those that stay, or why it is not known; empty where none do.
     """
 
     parameter: str
     side: str
     zero: int
     units: int
-    disappear: int
+    disappear: int | None
     why: str
 
 
@@ -135,14 +137,17 @@ def preview(module: nn.Module, inputs: Any, *, target: str = "cpu:1") -> Iterato
 
 
 def _weights(module: nn.Module) -> Iterator[tuple[str, Array]]:
-    """Weights of linears and convolutions as the module computes with them, masks applied."""
+    """Weights of linears and convolutions as the module computes with them, masks applied.
+
+    Tables that rows are looked up in are none: their zero row is that of the padding.
+    """
     import torch
 
     from onnxprune.exporting.folding import fold
 
     ready = fold(module).module
     for name, part in ready.named_modules():
-        weight = getattr(part, "weight", None)
+        weight = None if isinstance(part, torch.nn.Embedding | torch.nn.EmbeddingBag) else getattr(part, "weight", None)
         if isinstance(weight, torch.Tensor) and weight.ndim > 1 and weight.is_floating_point():
             yield f"{name}.weight".lstrip("."), weight.detach().float().numpy()
 
@@ -204,7 +209,7 @@ def _pruned(path: Path, weights: Mapping[str, Array]) -> Iterator[Pruned]:
                 zero=int(flags.sum()),
                 units=len(flags),
                 disappear=gone,
-                why=why if gone < int(flags.sum()) else "",
+                why=why if gone is None or gone < int(flags.sum()) else "",
             )
 
 
@@ -216,11 +221,11 @@ def _zero(weight: Array, axis: int) -> Array:
 
 def _fate(
     model: Model, structure: Structure, finder: DeadUnits, weight: Array, axis: int, flags: Array
-) -> tuple[int, str]:
+) -> tuple[int | None, str]:
     """How many of the flagged units `remove-dead` cuts, and why not the others."""
     place = _stored(model, weight, axis)
     if place is None:
-        return 0, "the export does not store this weight as it is"
+        return None, "the export does not store this weight as it is"
     dimension, elements = _dimension(structure, *place)
     if dimension is None or elements is None:
         return 0, next((pin.why for pin in structure.dimensions.pinned if (pin.tensor, pin.axis) == place), _NOT_TRACED)
@@ -250,7 +255,21 @@ def _stored(model: Model, weight: Array, axis: int) -> tuple[str, int] | None:
             return str(tensor.name), axis
         if weight.ndim == 2 and shape == weight.shape[::-1] and np.array_equal(numbers(tensor), weight.T):
             return str(tensor.name), 1 - axis
+    # A norm behind a convolution is made part of it: each row with a factor of its own.
+    for tensor in constants(model.graph):
+        if tuple(tensor.shape) == weight.shape and _proportional(numbers(tensor), weight):
+            return str(tensor.name), axis
     return None
+
+
+def _proportional(one: Array, other: Array) -> bool:
+    """Whether each row of one is a multiple of the other's, zero rows of zero rows."""
+    a, b = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (one, other))
+    sizes = np.linalg.norm(a, axis=1), np.linalg.norm(b, axis=1)
+    if not np.array_equal(sizes[0] > 0, sizes[1] > 0):
+        return False
+    products = np.abs(np.einsum("ij,ij->i", a, b))
+    return bool(np.allclose(products, sizes[0] * sizes[1], rtol=_PARALLEL))
 
 
 def _dimension(structure: Structure, tensor: str, axis: int) -> tuple[Dimension | None, Array | None]:

@@ -70,4 +70,23 @@ def read_raw(path: Path) -> RawModel:
         raise ModelError(f"{path}: not an ONNX model, or cut off ({error}). Export or copy it again.") from error
     if not proto.graph.output or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model: it has no graph outputs or no opset. Export it again.")
-    return RawModel(path, proto, data)
+    raw = RawModel(path, proto, data)
+    # Of a damaged file protobuf hands out what is no text as bytes.
+    if any(isinstance(word, bytes) for word in _words(raw)):
+        raise ModelError(f"{path}: not an ONNX model: a name in it is not text. Export or copy it again.")
+    return raw
+
+
+def _words(raw: RawModel) -> Iterator[object]:
+    """Every name that a rule may look at."""
+    for entry in raw.proto.opset_import:
+        yield entry.domain
+    for function in raw.proto.functions:
+        yield from (function.domain, function.name)
+    for _, graph in raw.graphs():
+        yield from (one.name for held in (graph.input, graph.output, graph.initializer) for one in held)
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+    for tensor in raw.tensors():
+        yield tensor.name
+        yield from (word for entry in tensor.external_data for word in (entry.key, entry.value))

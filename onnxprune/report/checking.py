@@ -68,7 +68,8 @@ def _print_export(export: Export, console: Console) -> None:
         print_pins(seen.pinned, console)
     for one in export.pruned:
         why = f"; {one.why}" if one.why else ""
-        fate = f"{one.zero} of {one.units} {one.side} zero, {one.disappear} will disappear{why}"
+        gone = "it is unknown how many" if one.disappear is None else one.disappear
+        fate = f"{one.zero} of {one.units} {one.side} zero, {gone} will disappear{why}"
         console.print(f"  pruned: {one.parameter}: {fate}", soft_wrap=True, markup=False)
     if after is not None:
         macs = "" if None in after.macs else f", MACs {after.macs[0]:,} → {after.macs[1]:,}"

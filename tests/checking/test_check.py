@@ -286,6 +286,15 @@ def test_what_cannot_be_checked_is_said() -> None:
     assert line.startswith("not checked: external-data-outside, external-data-missing, checker-error, ")
 
 
+def test_names_that_are_no_text_are_told() -> None:
+    proto = good()
+    onnx.save(proto, "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
+    Path("split.onnx").write_bytes(Path("split.onnx").read_bytes().replace(b"split.data", b"\xffplit.data"))
+    (finding,) = answer("split.onnx", code=1)["findings"]
+    assert finding["rule"] == "not-a-model"
+    assert finding["what"] == "not an ONNX model: a name in it is not text. Export or copy it again."
+
+
 def test_every_rule_is_listed_once_with_its_advice() -> None:
     listed = json.loads(run("--list", "--json").stdout)
     assert [one["rule"] for one in listed] == [rule.id for rule in RULES]

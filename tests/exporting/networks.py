@@ -116,6 +116,22 @@ def sound() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     return Attention(), {"x": torch.randn(2, 7, 64)}
 
 
+def normalised() -> nn.Module:
+    """A pruned convolution with a batch norm behind it, and a table with a row for padding."""
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    prune.ln_structured(module[0], "weight", 0.25, 2, 0)
+    return module
+
+
+def padded() -> tuple[nn.Module, torch.Tensor]:
+    """A table whose row 0 is zero for padding."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Embedding(11, 8, padding_idx=0), nn.Linear(8, 4)), torch.randint(11, (2, 5))
+
+
 def restless() -> tuple[nn.Module, torch.Tensor]:
     return Restless(), torch.randn(2, 4)
 

@@ -94,8 +94,23 @@ def test_a_sound_module_passes_and_is_previewed() -> None:
     assert lines[-1] == "passed (fails on: warning)"
 
 
-def test_an_export_that_fails_is_a_finding() -> None:
+def test_a_norm_that_the_exporter_folds_hides_no_pruned_channel() -> None:
+    for one in answer(f"{NETWORKS}:normalised", code=0)["models"][1:]:
+        (pruned,) = one["export"]["pruned"]
+        assert pruned == {
+            "parameter": "0.weight", "side": "outputs", "zero": 4, "units": 16, "disappear": 4, "why": None,
+        }  # fmt: skip
+
+
+def test_the_row_of_the_padding_is_no_pruned_unit() -> None:
+    for one in answer(f"{NETWORKS}:padded", code=0)["models"][1:]:
+        assert one["export"]["pruned"] == []
+
+
+def test_an_export_that_fails_is_a_finding(capfd: pytest.CaptureFixture[str]) -> None:
     document = answer(f"{NETWORKS}:restless", code=1)
+    # Nothing that the exporters print from C++ gets through.
+    assert capfd.readouterr() == ("", "")
     failed = [one for one in document["findings"] if one["rule"] == "exporter-failed"]
     assert [one["where"] for one in failed] == ["exporter torchscript", "exporter dynamo"]
     assert {one["severity"] for one in failed} == {"error"}

@@ -57,7 +57,7 @@ def exporter_failed(case: Case) -> Iterator[Spot]:
 def pruned_units_stay(case: Case) -> Iterator[Spot]:
     """Units that training has pruned will not disappear from the export."""
     for one in case.export.pruned if case.export is not None else ():
-        if one.disappear < one.zero:
+        if one.disappear is not None and one.disappear < one.zero:
             what = f"{one.zero} of {one.units} {one.side} are zero, {one.disappear} of them will disappear: {one.why}"
             yield Spot(f"weight {one.parameter!r}", what)
 
