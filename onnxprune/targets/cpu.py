@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from onnxprune.targets import worker
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.placement import CPU
 from onnxprune.targets.process import Answer
-from onnxprune.targets.runtime_target import RuntimeTarget
+from onnxprune.targets.runtime_target import SIGNED, UNSIGNED, RuntimeTarget
 
 # Threads of a pool go on spinning after a run, and would take the processor from the model whose turn is next. Within
 # a run they spin as they do for users, which turning spinning off altogether would change.
@@ -57,6 +58,11 @@ class CpuTarget(RuntimeTarget):
         if self.mobile:
             return "this machine's processor with a phone's settings: one thread, no x64 layouts, no spinning, no arena"
         return "onnxruntime on this machine's processor"
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """Of this machine's kernels: x64 multiplies U8 with S8, ARM likes both signed."""
+        return SIGNED if platform.machine().lower() in {"aarch64", "arm64"} else UNSIGNED
 
     def probe(self) -> Missing | None:
         """It is always here."""

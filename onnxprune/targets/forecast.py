@@ -88,6 +88,8 @@ class ForecastTarget:
     lists: Lists
     latency: ClassVar[Literal["none"]] = "none"
     threads: ClassVar[int] = 1
+    # Nothing is timed there.
+    signs: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:

@@ -14,7 +14,7 @@ from onnxprune.targets.adapting import Limits, adapt
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.placement import CPU
 from onnxprune.targets.process import Answer, Process, ask
-from onnxprune.targets.runtime_target import ON_CPU, Providers, RuntimeTarget
+from onnxprune.targets.runtime_target import ON_CPU, UNSIGNED, Providers, RuntimeTarget
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class HostedTarget(RuntimeTarget):
         limits: what its runtime reads; None where that is what this process's own runtime reads.
         options: of the session: `level`, `arena`, `config`.
         threads: of one operator.
+        signs: types of static activations and weights that are worth a try on its kernels.
     """
 
     title: str
@@ -44,6 +45,7 @@ class HostedTarget(RuntimeTarget):
     limits: Limits | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     threads: int = 1
+    signs: tuple[str, ...] = UNSIGNED
 
     @property
     def name(self) -> str:

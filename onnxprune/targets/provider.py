@@ -9,7 +9,7 @@ from onnxprune.targets import environments
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.hosted import HostedTarget
 from onnxprune.targets.placement import CPU
-from onnxprune.targets.runtime_target import ON_CPU
+from onnxprune.targets.runtime_target import EVERY, ON_CPU
 
 _SUFFIX = "ExecutionProvider"
 
@@ -39,6 +39,7 @@ def provider_target(name: str) -> HostedTarget:
         title=f"provider:{full.removesuffix(_SUFFIX)}",
         about=f"{full} of the installed onnxruntime",
         reported=full,
+        signs=EVERY,
         process=environments.own,
         missing=missing,
         providers=ON_CPU if full == CPU else ((full, {}), *ON_CPU),

@@ -21,6 +21,11 @@ from onnxprune.targets.timing import Timed
 
 Providers = tuple[tuple[str, Mapping[str, str]], ...]
 ON_CPU: Providers = ((CPU, {}),)
+# Types of static activations and weights, the first as a rule the fastest; the clock decides between several.
+UNSIGNED = ("u8s8",)
+SIGNED = ("s8s8", "u8s8")
+EITHER = ("u8s8", "s8s8")
+EVERY = ("u8s8", "s8s8", "u8u8")
 # Counts repeat to a few instructions in a thousand; more rounds would tell nothing.
 _COUNTED_ROUNDS = 2
 _MIN_ROUNDS, _MAX_ROUNDS = 11, 500

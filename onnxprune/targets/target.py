@@ -19,7 +19,7 @@ from onnxprune.targets.forecast import COREML, NNAPI, ForecastTarget
 from onnxprune.targets.hosted import HostedTarget
 from onnxprune.targets.placement import CPU, XNNPACK, Placement
 from onnxprune.targets.provider import provider_target
-from onnxprune.targets.runtime_target import Providers
+from onnxprune.targets.runtime_target import EITHER, SIGNED, Providers
 from onnxprune.targets.timing import Timed
 
 MAX_THREADS = 1024
@@ -56,6 +56,10 @@ class Target(Timer, Protocol):
     def latency(self) -> Literal["wall", "instructions", "none"]:
         """What its figures are: milliseconds of this machine's clock, counted instructions, or none at all."""
 
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """Types of static activations and weights that are worth a try on its kernels, the likeliest first."""
+
     def probe(self) -> Missing | None:
         """Why it cannot be used here and what sets it up; None where it can."""
 
@@ -75,6 +79,8 @@ _HOSTED: Mapping[str, Target] = {
             process=environments.xnnpack,
             missing=partial(environments.missing, "xnnpack"),
             reported=XNNPACK,
+            # Its convolutions take signed or unsigned, never one of each.
+            signs=SIGNED,
             providers=_XNNPACK,
             limits=_DEBIAN,
             options=_NO_SPINNING,
@@ -85,6 +91,7 @@ _HOSTED: Mapping[str, Target] = {
             process=partial(environments.arm64, debian=False),
             missing=partial(environments.missing, "arm64"),
             figures="instructions",
+            signs=SIGNED,
             options=_NO_SPINNING,
         ),
         HostedTarget(
@@ -94,6 +101,7 @@ _HOSTED: Mapping[str, Target] = {
             missing=partial(environments.missing, "arm64"),
             figures="instructions",
             reported=XNNPACK,
+            signs=SIGNED,
             providers=_XNNPACK,
             limits=_DEBIAN,
             options=_NO_SPINNING,
@@ -103,6 +111,7 @@ _HOSTED: Mapping[str, Target] = {
             about="onnxruntime-web 1.30, WebAssembly, one thread, in Node",
             process=partial(environments.web, "web"),
             missing=partial(environments.missing_web, "web"),
+            signs=EITHER,
             providers=(("wasm", {}),),
             limits=Limits(runtime="onnxruntime-web 1.30", ir=13, opset=26),
         ),
@@ -112,6 +121,7 @@ _HOSTED: Mapping[str, Target] = {
             process=partial(environments.web, "xnnpack-web"),
             missing=partial(environments.missing_web, "xnnpack-web"),
             reported=XNNPACK,
+            signs=SIGNED,
             providers=(("xnnpack", {}),),
             limits=_WEB_XNNPACK,
         ),

@@ -12,6 +12,7 @@ from onnxprune.runtime import Feeds
 from onnxprune.targets.cpu import CpuTarget
 from onnxprune.targets.forecast import ForecastTarget, best
 from onnxprune.targets.placement import summary
+from onnxprune.targets.runtime_target import UNSIGNED
 from onnxprune.targets.target import Target, Timer
 from onnxprune.targets.timing import Latency, Ratio, Timed
 
@@ -57,6 +58,11 @@ class Together:
     def threads(self) -> int:
         """Of the first that runs."""
         return self._running[0].threads
+
+    @property
+    def signs(self) -> tuple[str, ...]:
+        """What is worth a try on any of them, the first one's likeliest first."""
+        return tuple(dict.fromkeys(one for place in self._running for one in place.signs))
 
     @property
     def _running(self) -> list[Target]:
@@ -134,6 +140,12 @@ class Together:
 
 def _broken(path: Path) -> Timed:
     return Timed(name=path.name, load_ms=math.nan, latency_ms=_NO_MS, speedup=_NEVER)
+
+
+def signs_of(place: Timer) -> tuple[str, ...]:
+    """Types of static activations and weights that are worth a try; a timer that knows none has x64's."""
+    found = getattr(place, "signs", ())
+    return tuple(found) or UNSIGNED
 
 
 def refusals(place: Timer) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Scripted:
 
     about = ""
     threads = 1
+    signs = ("u8s8",)
     latency: Literal["wall"] = "wall"
 
     def __init__(self, name: str, **ms: float | str) -> None:
