@@ -59,6 +59,7 @@ class Context:
         decoding: what the runtime decodes when it makes a session, held against one model; None where none is at hand.
         recover: weights of a model, trained towards the original on the calibration samples by the settings of the
             pass `recover`; None where there are none.
+        signs: types of static activations and weights that are worth a try on the targets, the likeliest first.
         seed: of every random choice.
     """
 
@@ -72,6 +73,7 @@ class Context:
     latency: Callable[[Site, Level], float] | None = None
     decoding: Callable[[Model], Decoding] | None = None
     recover: Callable[[Model, Any], Trained] | None = None
+    signs: tuple[str, ...] = ("u8s8",)
     seed: int = 0
 
 
@@ -114,6 +116,9 @@ class Pass(Protocol):
     A pass whose edits trade fidelity for speed may offer `milder(edit)`: what is given up, in words, and an edit of the
     same site that is as small but no faster; None where there is none. It is taken where the floor or the clock refuses
     the first.
+
+    A pass that writes static integers may offer `variant(edit, signs)`: an edit of the same integers in other types,
+    None where there is nothing to choose. It is taken where the clock finds it clearly faster.
 
     A pass that has a true `exact` stores other bytes for the same model: outputs must be equal bit for bit, and runs
     no slower.

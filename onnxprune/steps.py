@@ -15,6 +15,7 @@ from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race, Trial, finer_of, largest_that_stands, milder_of, no_slower, no_slower_at_all
 from onnxprune.sites import GRAPH, Site
+from onnxprune.suiting import suit_integers
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ def take(
 
     trial = attempt(proposal.edits)
     if race is not None and trial.broken is None:
+        trial = suit_integers(trial, one, context.signs, attempt, race)
         trial = mix_by_clock(trial, attempt, milder_of(one), race)
     if not trial.stands(floor):
         slow, nothing = trial.report.reverted, Trial(model, (), blank)

@@ -34,6 +34,7 @@ from onnxprune.structure import read_structure
 from onnxprune.synthetic import probes
 from onnxprune.targets.target import Timer
 from onnxprune.targets.timing import Ratio
+from onnxprune.targets.together import signs_of
 
 # Seconds a model when forms are raced against each other.
 RACE_S = 0.5
@@ -207,5 +208,6 @@ def context_for(
         latency=clock.of(model, subject.timed),
         decoding=Decoding,
         recover=recover,
+        signs=signs_of(clock.target),
         seed=seed,
     )

@@ -38,7 +38,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "solver": ("auto", "joint", "prune-then-round", "round"),
     "allocation": ("uniform", "loss"),
     "ranges": METHODS,
-    "signs": SIGNS,
+    "signs": ("auto", *SIGNS),
     "quantized": ("leave", "extend"),
 }
 
@@ -75,7 +75,8 @@ class SparseInt8:
             (least expected squared error).
         percentile: percent of the values that a percentile range covers.
         correct: take from biases what rounding and pruning weights adds to mean outputs; needs sample inputs.
-        signs: types of static activations and weights: `u8s8`, `s8s8` or `u8u8`. x64 is fast at the first.
+        signs: types of static activations and weights: `u8s8`, `s8s8` or `u8u8`; `auto` is what the targets are fastest
+            at. x64 is fast at the first.
         portable: 7-bit weights in columns whose products with unsigned activations may saturate on x64 without VNNI.
         quantized: what to do with a graph that holds integer operators already: `leave` it alone as its maker chose,
             or `extend` them to what is still in float.
@@ -98,7 +99,7 @@ class SparseInt8:
     ranges: Method = "minmax"
     percentile: float = PERCENTILE
     correct: bool = True
-    signs: Signs = "u8s8"
+    signs: Literal["auto"] | Signs = "auto"
     portable: bool = False
     quantized: Literal["leave", "extend"] = "leave"
     sites: tuple[str, ...] = ()
@@ -171,7 +172,7 @@ class SparseInt8:
             if solution.integers is None:
                 skips.append(Skip(site=name, why=solution.why))
             else:
-                edits.append(self._edit(name, task, solution.integers, solution.blind, chosen))
+                edits.append(self._edit(name, task, solution.integers, solution.blind, chosen, context))
         return Proposal(tuple(self._with_opset(edits, model.graph.opset)), tuple(skips))
 
     def _recipe(self, context: Context) -> Recipe:
@@ -227,13 +228,16 @@ class SparseInt8:
             recipe = replace(recipe, sparsity=0.0, solver="round" if recipe.bits == 8 else recipe.solver)
         return replace(recipe, block=block)
 
-    def _edit(self, site: str, task: Task, solved: Integers, blind: str, chosen: Chosen) -> Edit:
+    def _edit(self, site: str, task: Task, solved: Integers, blind: str, chosen: Chosen, context: Context) -> Edit:
         args: dict[str, Any] = {"weight": task.name, "forms": task.forms, **solved.args}
         if blind:
             args["blind"] = blind
         between = [use for use in task.weight.uses if task.forms[use.name] in {"ranged", "static"}]
         if between:
-            args |= {"ranges": {use.name: chosen.of(use) for use in between}, "signs": self.signs}
+            args |= {
+                "ranges": {use.name: chosen.of(use) for use in between},
+                "signs": context.signs[0] if self.signs == "auto" else self.signs,
+            }
         tensors = dict(solved.tensors)
         if self.correct and "static" in task.forms.values():
             shift = output_shift(task.weight, solved.values, chosen.means)
@@ -250,6 +254,12 @@ class SparseInt8:
     def milder(self, edit: Edit) -> tuple[str, Edit] | None:
         """The same integers, decoded at load instead of multiplied: as small a file, products in float."""
         return decoded_at_load(edit)
+
+    def variant(self, edit: Edit, signs: str) -> Edit | None:
+        """The same static integers in other types: they differ by an offset of 128."""
+        if self.signs != "auto" or edit.args.get("signs", signs) == signs:
+            return None
+        return replace(edit, args={**edit.args, "signs": signs})
 
     def finer(self, edit: Edit, model: Model) -> tuple[str, Edit] | None:
         """Eight bits without zeros in place of fewer bits or zeros; then the milder form."""

@@ -57,6 +57,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "subject",
         "replaying",
         "steps",
+        "suiting",
         "inspection",
         "learn",
         "result",
