@@ -1,0 +1,282 @@
+"""Every target that runs here on real models: fp32 against the model optimized for it, and whether targets agree.
+
+    python -m benchmarks.mobile make   [--model NAME ...] [--target NAME ...]   optimize each model for each target
+    python -m benchmarks.mobile time   [--model NAME ...] [--target NAME ...]   figures, on a machine that is idle
+    python -m benchmarks.mobile agree  [--model NAME ...]                       outputs across targets
+    python -m benchmarks.mobile forms                                           int8 forms of EfficientNet-lite0
+    python -m benchmarks.mobile all                                             all of it
+
+Each step adds to `mobile.json` and writes `mobile.md` from it. Models have fixed shapes, as phones ship them. A cell
+is milliseconds, executed instructions or a forecast, as its target gives them; a target that is not set up is left out,
+and the page says so.
+"""
+
+import argparse
+import json
+import math
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import onnxprune
+from benchmarks import mobile_page, models, packages, tasks
+from onnxprune.errors import OnnxPruneError
+from onnxprune.measurement import measure
+from onnxprune.targets.forecast import ForecastTarget
+from onnxprune.targets.target import parse_target
+
+_FIXTURES = Path(__file__).parents[1] / "fixtures"
+_JSON = Path(__file__).with_name("mobile.json")
+MODELS = (
+    "fashion-convnet",
+    "gloss-classifier",
+    "gloss-gpt",
+    "minilm-dynamo-sdpa",
+    "effnet-torchscript",
+    "ppocr-rec",
+    "ppocr-cls",
+    "ppocr-det",
+)
+# A phone's screen is no page: text is found at this size.
+_SHAPES = {"ppocr-det": {"x": (1, 3, 320, 320)}}
+TARGETS = ("cpu:1", "cpu-mobile", "xnnpack", "web", "xnnpack-web", "arm64", "arm64-xnnpack", "nnapi", "coreml")
+_AGREE = ("cpu:1", "xnnpack", "web", "arm64")
+_SECONDS = 3.0
+# The forms of EfficientNet-lite0 that XNNPACK is asked about, and where.
+_FORMS = {"fp32": None, "U8S8": "u8s8", "S8S8": "s8s8"}
+_FORM_TARGETS = ("cpu:1", "xnnpack", "xnnpack-web", "arm64", "arm64-xnnpack")
+
+Row = dict[str, Any]
+Feed = dict[str, NDArray[Any]]
+
+
+def source(name: str) -> tuple[Path, Path | None, Feed]:
+    """Return the model in fixed shapes, its calibration samples and one input."""
+    if (_FIXTURES / name).is_dir():
+        path, data = _FIXTURES / name / "model.onnx", _FIXTURES / name / "calibration.npz"
+        with np.load(data) as stored:
+            feed = {key: value[:1] for key, value in stored.items() if key != "labels"}
+    else:
+        path, data, feed = models.get(name), tasks.calibration_file(name), tasks.feed(name)
+    for key, shape in _SHAPES.get(name, {}).items():
+        feed[key] = feed[key][tuple(slice(size) for size in shape)]
+    fixed = packages.cache_folder("mobile") / f"{name}.fixed.onnx"
+    if not fixed.exists():
+        shapes = [f"{key}={'x'.join(map(str, value.shape))}" for key, value in feed.items()]
+        onnxprune.deploy(path, fixed_shapes=shapes, output=fixed.with_name(name))
+    return fixed, data, feed
+
+
+def optimized(name: str, target: str) -> Path:
+    """Return where the model optimized for a target lies."""
+    return packages.cache_folder("mobile") / f"{name}-{target.replace(':', '')}.onnx"
+
+
+def make(name: str, target: str) -> Row:
+    """Optimize a model for a target; a forecast is no clock, so the processor's is beside it."""
+    path, data, feed = source(name)
+    output = optimized(name, target)
+    names = ["cpu:1", target] if isinstance(parse_target(target), ForecastTarget) else [target]
+    result = onnxprune.optimize(
+        path, output=output, data=None if data is None else str(_samples(data, feed, name)), target=names
+    ).to_json()
+    return {
+        "fidelity": result["fidelity"]["score"],
+        "size_share": result["after"]["size_bytes"] / result["before"]["size_bytes"],
+        "changes": [change["what"] for one in result["passes"] for change in one["changes"]],
+        "given_up": sorted({skip["why"] for one in result["passes"] for skip in one["reverted"]}),
+        "notes": result["notes"],
+    }
+
+
+def _samples(data: Path, feed: Feed, name: str) -> Path:
+    """Return samples of the fixed shape: cropped images where the shape is smaller, the file itself otherwise."""
+    with np.load(data) as stored:
+        arrays = dict(stored)
+    wrong = [key for key, value in feed.items() if key in arrays and arrays[key].shape[1:] != value.shape[1:]]
+    if not wrong:
+        return data
+    cropped = packages.cache_folder("mobile") / f"{name}.npz"
+    for key in wrong:
+        arrays[key] = arrays[key][(slice(None), *(slice(size) for size in feed[key].shape[1:]))]
+    np.savez(cropped, **arrays)  # type: ignore[arg-type]
+    return cropped
+
+
+def figures(name: str, target: str) -> Row:
+    """Time, count or forecast a model and the one optimized for the target."""
+    path, _, feed = source(name)
+    paths = [path, optimized(name, target)]
+    return _slim(measure(parse_target(target), paths, feed, budget_s=_SECONDS * len(paths)).to_json(paths))
+
+
+def agreement(name: str, target: str) -> Row:
+    """Compare what the model optimized for a target answers on others with what it answers on the processor."""
+    _, _, feed = source(name)
+    path = optimized(name, target)
+    ran: dict[str, Any] = {}
+    for place in _AGREE:
+        try:
+            (ran[place],) = parse_target(place).run([path], feed)
+        except OnnxPruneError as error:
+            ran[place] = str(error)
+    reference = ran["cpu:1"]
+    row: Row = {"integers": _integers(path)}
+    for place in _AGREE[1:]:
+        row[place] = ran[place] if isinstance(ran[place], str) else _difference(reference, ran[place])
+    return row
+
+
+def _difference(reference: Feed, other: Feed) -> float:
+    """Return the largest relative L2 distance of float outputs; of integers the share that differs."""
+    worst = 0.0
+    for key, value in reference.items():
+        here, there = value.astype(np.float64), other[key].astype(np.float64)
+        if value.dtype.kind == "f":
+            worst = max(worst, float(np.linalg.norm(here - there) / max(np.linalg.norm(here), 1e-30)))
+        else:
+            worst = max(worst, float(np.mean(here != there)))
+    return worst
+
+
+def _integers(path: Path) -> str:
+    """Return which integer arithmetic a model holds."""
+    import onnx
+
+    operators = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+    found = [
+        words
+        for words, mark in (("dynamic products", "MatMulInteger"), ("static convolutions", "QuantizeLinear"))
+        if mark in operators
+    ]
+    return " and ".join(found) or "none"
+
+
+def forms() -> Row:
+    """EfficientNet-lite0 in each form: where its nodes run, and what they cost."""
+    path, data, feed = source("effnet-torchscript")
+    folder = packages.cache_folder("mobile")
+    paths = []
+    for form, signs in _FORMS.items():
+        output = folder / f"effnet-form-{form}.onnx"
+        if signs is None:
+            output = path
+        elif not output.exists():
+            onnxprune.optimize(
+                path, output=output, data=str(data), passes=[f"sparse-int8:convs=static,signs={signs}"], fidelity="off"
+            )
+        paths.append(output)
+    found: Row = {"forms": list(_FORMS), "targets": {}}
+    for target in _FORM_TARGETS:
+        place = parse_target(target)
+        missing = place.probe()
+        if missing is None:
+            print(f"forms on {target}", file=sys.stderr)
+            measured = measure(place, paths, feed, budget_s=_SECONDS * len(paths))
+            found["targets"][target] = _slim(measured.to_json(paths))
+    return found
+
+
+def _machine() -> Row:
+    names = ("onnxprune", "onnx", "onnxruntime", "numpy")
+    cpu = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return {"cpu": cpu, "python": platform.python_version(), "versions": {name: version(name) for name in names}}
+
+
+def _load() -> Row:
+    if _JSON.exists():
+        return dict(json.loads(_JSON.read_text(encoding="utf-8")))
+    return {"made": {}, "figures": {}, "agreement": {}}
+
+
+def _save(result: Row) -> None:
+    # JSON has no NaN; what a target does not give is null.
+    text = json.dumps(_finite(result), indent=1, allow_nan=False)
+    _JSON.write_text(text + "\n", encoding="utf-8")
+    _JSON.with_suffix(".md").write_text(mobile_page.markdown(result, MODELS, TARGETS), encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _slim(row: Row) -> Row:
+    """Leave out the names of single nodes; counts and reasons stay."""
+    for one in row.get("models", []):
+        for placed in [one.get("placement"), *one.get("forecasts", [])]:
+            if placed:
+                placed.pop("nodes", None)
+        one["model"] = Path(one["model"]).name
+    return row
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the steps named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("make", "time", "agree", "forms", "all", "page"))
+    parser.add_argument("--model", action="append", choices=MODELS)
+    parser.add_argument("--target", action="append", choices=TARGETS)
+    asked = parser.parse_args(arguments)
+    chosen = asked.model or MODELS
+    here = [name for name in asked.target or TARGETS if parse_target(name).probe() is None]
+    result = _load() | {"machine": _machine()}
+    result["missing"] = {name: str(missing) for name in TARGETS if (missing := parse_target(name).probe()) is not None}
+    steps = ("make", "time", "agree", "forms") if asked.step == "all" else (asked.step,)
+    for step in steps:
+        for name in chosen if step in _STEPS else ():
+            for target in here:
+                _take(step, name, target, result)
+        if step == "forms":
+            result["forms"] = forms()
+    _save(_merged(result))
+    return 0
+
+
+_STEPS = {"make": ("made", make), "time": ("figures", figures), "agree": ("agreement", agreement)}
+
+
+def _take(step: str, name: str, target: str, result: Row) -> None:
+    """One step of one cell; what fails is a cell, too."""
+    if step == "agree" and target not in _AGREE:
+        return
+    key, (section, run) = f"{name} {target}", _STEPS[step]
+    print(f"{step} {key}", file=sys.stderr, flush=True)
+    failed = result.setdefault("failed", {})
+    try:
+        result[section] = result.get(section, {}) | {key: run(name, target)}
+        failed[f"{step} {key}"] = None
+    except OnnxPruneError as error:
+        failed[f"{step} {key}"] = str(error)
+        print(f"    {error}", file=sys.stderr)
+    # Another run of this may have been at work in the meantime.
+    _save(_merged(result))
+
+
+def _merged(result: Row) -> Row:
+    """What is on disk with what is new on top."""
+    known = _load()
+    for key in ("made", "figures", "agreement", "failed"):
+        known[key] = {**known.get(key, {}), **result.get(key, {})}
+    known["failed"] = {key: why for key, why in known["failed"].items() if why}
+    return {**known, **{key: result[key] for key in ("machine", "missing", "forms") if key in result}}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
