@@ -32,7 +32,6 @@ from onnxprune.targets.forecast import ForecastTarget
 from onnxprune.targets.target import parse_target
 
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
-_JSON = Path(__file__).with_name("mobile.json")
 MODELS = (
     "fashion-convnet",
     "gloss-classifier",
@@ -196,17 +195,20 @@ def _machine() -> Row:
     return {"cpu": cpu, "python": platform.python_version(), "versions": {name: version(name) for name in names}}
 
 
-def _load() -> Row:
-    if _JSON.exists():
-        return dict(json.loads(_JSON.read_text(encoding="utf-8")))
+def _load(folder: Path) -> Row:
+    known = folder / "mobile.json"
+    if known.exists():
+        return dict(json.loads(known.read_text(encoding="utf-8")))
     return {"made": {}, "figures": {}, "agreement": {}}
 
 
-def _save(result: Row) -> None:
+def _save(result: Row, folder: Path) -> None:
+    """Add what is new to what is on disk: another run of this may have been at work in the meantime."""
+    result = _merged(_load(folder), result)
     # JSON has no NaN; what a target does not give is null.
     text = json.dumps(_finite(result), indent=1, allow_nan=False)
-    _JSON.write_text(text + "\n", encoding="utf-8")
-    _JSON.with_suffix(".md").write_text(mobile_page.markdown(result, MODELS, TARGETS), encoding="utf-8")
+    (folder / "mobile.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "mobile.md").write_text(mobile_page.markdown(result, MODELS, TARGETS), encoding="utf-8")
 
 
 def _finite(value: Any) -> Any:
@@ -233,26 +235,27 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("step", choices=("make", "time", "agree", "forms", "all", "page"))
     parser.add_argument("--model", action="append", choices=MODELS)
     parser.add_argument("--target", action="append", choices=TARGETS)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
     asked = parser.parse_args(arguments)
     chosen = asked.model or MODELS
     here = [name for name in asked.target or TARGETS if parse_target(name).probe() is None]
-    result = _load() | {"machine": _machine()}
+    result = _load(asked.folder) | {"machine": _machine()}
     result["missing"] = {name: str(missing) for name in TARGETS if (missing := parse_target(name).probe()) is not None}
     steps = ("make", "time", "agree", "forms") if asked.step == "all" else (asked.step,)
     for step in steps:
         for name in chosen if step in _STEPS else ():
             for target in here:
-                _take(step, name, target, result)
+                _take(step, name, target, result, asked.folder)
         if step == "forms":
             result["forms"] = forms()
-    _save(_merged(result))
+    _save(result, asked.folder)
     return 0
 
 
 _STEPS = {"make": ("made", make), "time": ("figures", figures), "agree": ("agreement", agreement)}
 
 
-def _take(step: str, name: str, target: str, result: Row) -> None:
+def _take(step: str, name: str, target: str, result: Row, folder: Path) -> None:
     """One step of one cell; what fails is a cell, too."""
     if step == "agree" and target not in _AGREE:
         return
@@ -265,13 +268,10 @@ def _take(step: str, name: str, target: str, result: Row) -> None:
     except OnnxPruneError as error:
         failed[f"{step} {key}"] = str(error)
         print(f"    {error}", file=sys.stderr)
-    # Another run of this may have been at work in the meantime.
-    _save(_merged(result))
+    _save(result, folder)
 
 
-def _merged(result: Row) -> Row:
-    """What is on disk with what is new on top."""
-    known = _load()
+def _merged(known: Row, result: Row) -> Row:
     for key in ("made", "figures", "agreement", "failed"):
         known[key] = {**known.get(key, {}), **result.get(key, {})}
     known["failed"] = {key: why for key, why in known["failed"].items() if why}
