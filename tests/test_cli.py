@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -122,6 +123,13 @@ def test_apply_replays_a_plan() -> None:
     result = run("apply", "model.onnx", "small.plan.json", "-o", "again.onnx")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "again.onnx: written\n", "")
     assert Path("again.onnx").read_bytes() == Path("small.onnx").read_bytes()
+    assert answer("apply", "model.onnx", "small.plan.json", "-o", "again.onnx") == {
+        "input": "model.onnx",
+        "plan": "small.plan.json",
+        "output": "again.onnx",
+        "size_bytes": Path("small.onnx").stat().st_size,
+        "sha256": hashlib.sha256(Path("small.onnx").read_bytes()).hexdigest(),
+    }
 
 
 def test_validate_says_how_far_and_by_its_exit_code_whether_too_far() -> None:

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from onnxprune.checking.budgets import Budgets
 from onnxprune.checking.case import Case
-from onnxprune.checking.finding import SEVERITIES, Finding, Severity
+from onnxprune.checking.finding import SEVERITIES, Finding, Severity, Spot
 from onnxprune.checking.rule import Rule
 from onnxprune.checking.rules import RULES
-from onnxprune.errors import ModelError, OptionError
+from onnxprune.errors import ModelError, OptionError, TargetError
 from onnxprune.exporting import Export, fold, is_factory, load_module, preview
 from onnxprune.measurement import parse_targets
 
@@ -166,9 +166,12 @@ def _checked(name: str, case: Case, rules: Sequence[Rule]) -> CheckedModel:
             continue
         try:
             findings += _findings(name, rule, case)
-        except ModelError as error:
-            # What a rule alone needs of the model, such as a run at other sizes, is not to be had.
+        except (ModelError, TargetError) as error:
+            # What a rule alone needs of the model, such as a run at other sizes, is not to be had. A limit that cannot
+            # be measured is not kept.
             skipped[rule.id] = str(error)
+            if rule.severity == "error":
+                findings.append(_finding(name, rule, Spot("model", f"could not be checked: {error}")))
     return CheckedModel(
         model=name,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),
@@ -189,14 +192,15 @@ def _reason(rule: Rule, case: Case) -> str | None:
 
 
 def _findings(name: str, rule: Rule, case: Case) -> list[Finding]:
-    return [
-        Finding(
-            model=name,
-            rule=rule.id,
-            severity=spot.severity or rule.severity,
-            where=spot.where,
-            what=spot.what,
-            do=rule.do,
-        )
-        for spot in rule.find(case)
-    ]
+    return [_finding(name, rule, spot) for spot in rule.find(case)]
+
+
+def _finding(name: str, rule: Rule, spot: Spot) -> Finding:
+    return Finding(
+        model=name,
+        rule=rule.id,
+        severity=spot.severity or rule.severity,
+        where=spot.where,
+        what=spot.what,
+        do=rule.do,
+    )

@@ -69,13 +69,21 @@ def optimize(
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the result goes.")
 @click.option("--force", is_flag=True, help="Apply to another model than the plan was made for.")
+@JSON
 @quietly
-def apply(model: Path, plan: Path, output: Path, force: bool) -> None:
+def apply(model: Path, plan: Path, output: Path, force: bool, as_json: bool) -> None:
     """Replay PLAN on MODEL: no data is read, the result has the same bytes."""
+    from onnxprune.deployment import size_of
+    from onnxprune.model import digest
     from onnxprune.pipeline import apply as run
+    from onnxprune.report.json import dumps
 
     run(model, plan, output, force=force)
-    click.echo(f"{output}: written")
+    written = {"input": str(model), "plan": str(plan), "output": str(output)}
+    if as_json:
+        click.echo(dumps({**written, "size_bytes": size_of(output), "sha256": digest(output)}))
+    else:
+        click.echo(f"{output}: written")
 
 
 @click.command()

@@ -191,6 +191,22 @@ def test_a_metric_of_the_users_own_sees_outputs_and_labels(tmp_path: Path) -> No
     )
 
 
+def test_a_limit_that_cannot_be_measured_is_not_kept() -> None:
+    # One sample has the length that the model was traced with, the next one has not.
+    nodes = [graphs.node("Reshape", ["x", "to"], ["r"], name="r"), graphs.node("MatMul", ["r", "w"], ["y"], name="m")]
+    constants = {"to": np.array([1, 64]), "w": graphs.weights(64, 64)}
+    shape = [graphs.info("x", ("batch", "length"))]
+    graphs.saved(graphs.model(nodes, shape, [graphs.info("y", (1, 64))], constants), Path(), "traced.onnx")
+    Path("data").mkdir()
+    for at, length in enumerate((64, 63)):
+        np.savez(f"data/{at}.npz", x=np.ones((1, length), np.float32), labels=np.array(3))
+    document = answer("traced.onnx", "--data", "data", "--min-metric", "labels=0", "--ignore", "dead-units", code=1)
+    (finding,) = document["findings"]
+    assert (finding["rule"], finding["where"]) == ("under-metric", "model")
+    assert finding["what"].startswith("could not be checked: traced.onnx: onnxruntime failed while running it: ")
+    assert set(document["models"][0]["not_checked"]) == {"under-metric"}
+
+
 def test_a_provider_that_takes_too_few_nodes_is_found() -> None:
     # The list of NNAPI has neither Erf nor LayerNormalization, that of its ML Programs has Relu and MatMul.
     nodes = [graphs.node("MatMul", ["x", "w"], ["m"], name="m"), graphs.node("Erf", ["m"], ["y"], name="e")]
