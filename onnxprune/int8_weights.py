@@ -178,6 +178,8 @@ def _number_words(edit: Edit) -> str:
     """What the numbers are, as the report says it."""
     bits, blind = edit.args.get("bits", 8), edit.args.get("blind", "")
     words = "as int8" if bits == 8 else f"in {bits} bits"
+    if "seven" in edit.args:
+        words += f", {edit.args['seven']} outputs in 7 bits"
     if edit.args.get("sparse"):
         words += f", {100 * float(np.mean(edit.tensors['weight'] == 0)):.1f} % zeros"
     return f"{words}; its inputs are not looked at: {blind}" if blind else words

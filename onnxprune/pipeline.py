@@ -70,6 +70,7 @@ def optimize(
     fixed_shapes: Sequence[str] = (),
     ort: bool = False,
     fresh: bool = False,
+    portable: bool = False,
     recover: int | None = None,
     gradual: int = 1,
     recover_data: str | None = None,
@@ -101,6 +102,7 @@ def optimize(
         fixed_shapes: `NAME=1x128`; the result is written with static inputs, too, as `STEM.fixed.onnx`.
         ort: the result is written in the ORT format, too, with the list of its operators.
         fresh: take nothing over from earlier runs; without it a run that was killed continues where it was.
+        portable: the same answer on every processor: passes that have such an option take it.
         recover: steps of distillation after what was cut, before weights become integers; needs torch.
         gradual: so many rounds of cutting and recovering, each a part of the way; the steps are shared among them.
         recover_data: sample inputs to train on; `data` by default.
@@ -123,7 +125,7 @@ def optimize(
             f"A latency goal needs milliseconds, which {place.name} does not give. Name a speed-up instead."
         )
     _check_goal(goal, passes, gradual)
-    chosen = with_recovery(_passes(passes), recover, gradual)
+    chosen = _portable(with_recovery(_passes(passes), recover, gradual), portable)
     floor = _floor(fidelity, free=bool(passes) or goal.searches)
     sizes = parse_shapes(shape)
     fixed_sizes(fixed_shapes)
@@ -140,6 +142,7 @@ def optimize(
     def run(wanted: Sequence[Pass]) -> Outcome:
         # Where several passes lose something, none is held to the floor alone: what gives way is chosen of all.
         several = goal.searches or sum(not one.lossless for one in wanted) > 1
+        wanted = _portable(wanted, portable)
         return run_passes(wanted, subject, place, trail, None if several else floor, seed=seed, progress=progress)
 
     searcher, aimed = None, None
@@ -158,7 +161,7 @@ def optimize(
             progress=progress,
         )
         aimed, outcome = aim(searcher, goal, floors, lambda wanted: run((*lossless, *wanted, packing)))
-        chosen = (*lossless, *aimed.passes, packing)
+        chosen = _portable((*lossless, *aimed.passes, packing), portable)
         chosen, outcome = (chosen, outcome) if recover is None else _recovered(chosen, recover, run)
     else:
         outcome = run(chosen)
@@ -272,6 +275,13 @@ def _reached(
         predicted=aimed.candidate.predicted if aimed is not None and aimed.candidate is not None else None,
         evaluations=0 if searcher is None else searcher.judge.evaluations,
     )
+
+
+def _portable(passes: Sequence[Pass], asked: bool) -> tuple[Pass, ...]:
+    """The passes, with their option `portable` where it is asked for and they have it."""
+    if not asked:
+        return tuple(passes)
+    return tuple(replace(one, portable=True) if hasattr(one, "portable") else one for one in passes)  # type: ignore[type-var]
 
 
 def _floor(fidelity: float | Literal["off"] | None, *, free: bool) -> float | None:

@@ -35,6 +35,7 @@ from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGETS, factor, flo
 @click.option("--recover-data", metavar="DATA", help="Sample inputs to train on; --data by default.")
 @click.option("--fixed-shapes", multiple=True, metavar="NAME=1x128", help="Write the result with static inputs, too.")
 @click.option("--ort", is_flag=True, help="Write the result in the ORT format, too, and the operators it needs.")
+@click.option("--portable", is_flag=True, help="7-bit weights where x64 without VNNI would cut sums of products.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
 @HTML

@@ -52,9 +52,13 @@ class Layout:
         back = np.argsort(self.order)
         return np.ascontiguousarray(matrices.reshape(sizes).transpose(back)).reshape(self.shape)
 
+    def sizes_of_inputs(self) -> list[int]:
+        """Of the axes that inputs are made of: of a convolution channels, then taps."""
+        return [self.split[axis] for axis in self.order[1 : 1 + self.inputs]]
+
     def by_channel(self) -> Array:
         """[k] the inputs in the order in which those of one position of a kernel are neighbours."""
-        sizes = [self.split[axis] for axis in self.order[1 : 1 + self.inputs]]
+        sizes = self.sizes_of_inputs()
         return np.arange(int(np.prod(sizes))).reshape(sizes).transpose().ravel()
 
 

@@ -20,7 +20,7 @@ _GIVEN_UP = {
 
 
 # What an edit of few bits or many zeros has that one of eight bits has not.
-_FEW = {"bits", "blind", "block", "layout", "sparse", "transposed"}
+_FEW = {"bits", "blind", "block", "layout", "seven", "sparse", "transposed"}
 # The forms of eight bits.
 _WHOLE = {"block-rows": "gather", "packed-rows": "gather", "weight-only": "dynamic"}
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from onnxprune.solvers.saturation import PORTABLE_MAX
 from onnxprune.solvers.wanda import Blocks
 
 Solver = Literal["joint", "prune-then-round", "round"]
@@ -25,6 +26,8 @@ class Recipe:
         solver: `round` rounds to the nearest and leaves it at that; the others make up for errors with what comes
             later: `joint` for zeros and rounding in one sweep, `prune-then-round` for zeros only.
         block: inputs that share a scale; None: all.
+        portable: a bit less where products may saturate on x64 without VNNI.
+        seven: 7 bits of 8 for all of it.
     """
 
     bits: int = 8
@@ -32,10 +35,14 @@ class Recipe:
     score: Score = "obs"
     solver: Solver = "round"
     block: int | None = None
+    portable: bool = False
+    seven: bool = False
 
     @property
     def largest(self) -> int:
         """The largest integer of the grid; its negative is the smallest, so that zero is exact."""
+        if self.bits == 8 and self.seven:
+            return PORTABLE_MAX
         return int(2 ** (self.bits - 1) - 1)
 
     @property

@@ -11,6 +11,7 @@ from onnxprune.errors import Declined
 from onnxprune.int8_weights import scale_axes
 from onnxprune.plan import Tensors
 from onnxprune.quantizing.matrices import Layout, layout_of
+from onnxprune.quantizing.portable import outputs_at_risk, widened
 from onnxprune.quantizing.recipes import Recipe
 from onnxprune.solvers import sparsegpt
 from onnxprune.solvers.quantize import round_to_grid, searched_scale, symmetric_scale
@@ -73,13 +74,14 @@ def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Se
     small = taken <= {"block-rows", "gather", "packed-rows"} and _fits_half(stored, kept, recipe.largest)
     grid = _Grid(layout, kept, recipe, np.dtype(np.float16 if small else np.float32))
     args: dict[str, Any] = {}
-    if recipe.plain:
-        scale = symmetric_scale(stored, kept, dtype=grid.dtype)
+    integers, scale = _rounded(grid, stored, seen, rows=taken <= {"block-rows", "packed-rows"})
+    risky = outputs_at_risk(weight, forms, layout, integers) if recipe.portable and not recipe.block else None
+    if risky is not None and not recipe.plain:
+        return solve_weight(weight, forms, replace(recipe, seven=True, portable=False), seen)
+    if risky is not None:
+        scale = widened(layout, risky, scale)
         integers = round_to_grid(stored, scale)
-    elif taken <= {"block-rows", "packed-rows"}:
-        integers, scale = _rows(grid, stored)
-    else:
-        integers, scale = _solved(grid, stored, seen)
+        args["seven"] = int(risky.sum())
     values = (integers * layout.stored(grid.steps(scale).astype(np.float32))).astype(stored.dtype)
     if taken <= {"dynamic", "weight-only"} and len({use.reads_transposed for use in weight.uses}) == 1:
         # The product's own layout, so that no Transpose is left to run.
@@ -92,9 +94,19 @@ def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Se
         scale = scale.T if taken <= {"block-rows", "packed-rows"} else scale
     if recipe.bits != 8:
         args["bits"] = recipe.bits
+    if recipe.seven:
+        args["seven"] = int(layout.size[0] * layout.size[2])
     if recipe.sparse:
         args["sparse"] = True
     return Integers({"weight": integers, "scale": scale}, args, values)
+
+
+def _rounded(grid: _Grid, stored: Array, seen: Seen | None, *, rows: bool) -> tuple[Array, Array]:
+    """Integers, and the steps that they count, as the recipe has them."""
+    if grid.recipe.plain:
+        scale = symmetric_scale(stored, grid.kept, dtype=grid.dtype)
+        return round_to_grid(stored, scale), scale
+    return _rows(grid, stored) if rows else _solved(grid, stored, seen)
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ class _Grid:
         if self.recipe.block:
             values, kept = matrices.reshape(-1, self.recipe.block, matrices.shape[-1]), (0, 2)
         if self.recipe.bits == 8:
-            scale = symmetric_scale(values, kept, dtype=self.dtype)
+            scale = symmetric_scale(values, kept, largest=self.recipe.largest, dtype=self.dtype)
         else:
             whole = np.broadcast_to(importance[:, :, None], matrices.shape)
             weights = whole.reshape(values.shape) if self.recipe.block else self.layout.stored(whole)
