@@ -220,7 +220,7 @@ class SparseInt8:
         elif taken <= {"block-rows", "packed-rows"}:
             block = block_of(self.block, int(weight.constant.shape[1]))
         # Of the forms between fixed ranges, those of other types do not saturate.
-        unsigned = "dynamic" in taken or (self.signs == "u8s8" and bool(taken & {"ranged", "static"}))
+        unsigned = "dynamic" in taken or (self.signs in {"auto", "u8s8"} and bool(taken & {"ranged", "static"}))
         recipe = replace(recipe, portable=self.portable and unsigned)
         bits = 4 if self.embeddings == 4 else 8
         if all(use.role == "embedding" for use in weight.uses):
