@@ -15,6 +15,7 @@ from onnxprune.errors import Declined, OptionError
 from onnxprune.graph import elements, numbers, stored_bytes
 from onnxprune.model import Model, StoredSparse
 from onnxprune.packing import Dense, Form, PackWriter, encode, find_packed
+from onnxprune.packing.forms import decoding_bytes
 from onnxprune.packing.reading import constants_of
 from onnxprune.packing.symbols import storable
 from onnxprune.packing.writing import CODED_OPSET, MASKED_OPSET
@@ -28,6 +29,15 @@ Array = np.ndarray[Any, Any]
 _SMALLEST_BYTES = 1024
 
 
+@dataclass(frozen=True)
+class _Gain:
+    """Bytes that a weight's form saves in the file, and takes while it is decoded."""
+
+    name: str
+    saved: int
+    decoding: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class PackWeights:
     """Store each weight in the smallest of several forms that the runtime decodes at load. Runs do not change.
@@ -36,17 +46,22 @@ class PackWeights:
 
     Attributes:
         saving: least share of a weight's bytes that a form must save, in [0, 1).
+        memory: megabytes that decoding may take beside the weights until a session is made; those that save most a
+            megabyte are packed first.
     """
 
     name: ClassVar[str] = "pack-weights"
     lossless: ClassVar[bool] = True
     exact: ClassVar[bool] = True
     saving: float = 0.05
+    memory: int = 4096
 
     def __post_init__(self) -> None:
-        """Reject shares that nothing can save."""
+        """Reject shares that nothing can save, and less memory than none."""
         if not 0 <= self.saving < 1:
             raise OptionError(f"{self.name}: saving must be in [0, 1), got {self.saving}.")
+        if self.memory < 0:
+            raise OptionError(f"{self.name}: memory must be 0 megabytes or more, got {self.memory}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing: the weights say it all."""
@@ -59,19 +74,35 @@ class PackWeights:
         opset = model.graph.opset
         if opset < CODED_OPSET:
             raise Declined(f"decoding at load needs opset {CODED_OPSET}, the graph has {opset}")
-        edits, held = [], 0
+        found: list[_Gain] = []
+        held = 0
         for constant in _candidates(model):
             held += 1
-            if _form_of(constant, opset).nbytes < (1 - self.saving) * stored_bytes(constant):
-                edits.append(self._edit(constant.name))
+            form, size = _form_of(constant, opset), stored_bytes(constant)
+            if form.nbytes < (1 - self.saving) * size:
+                found.append(_Gain(constant.name, size - form.nbytes, decoding_bytes(form)))
+        if not found:
+            why = f"dense is smallest for each of its {held} weights" if held else "no weight of it is large enough"
+            return Proposal((), (Skip(site=GRAPH, why=why),))
+        fitting = self._within_memory(found)
+        why = f"decoding it would take a session over {self.memory} MB (option memory)"
+        skips = tuple(Skip(site=gain.name, why=why) for gain in found if gain.name not in fitting)
+        edits = tuple(self._edit(gain.name) for gain in found if gain.name in fitting)
         if not edits:
-            none = (
-                "no weight of it is large enough" if not held else f"dense is smallest for each of its {held} weights"
-            )
-            return Proposal((), (Skip(site=GRAPH, why=none),))
+            return Proposal((), skips)
         if context.decoding is None:
             raise Declined("no runtime at hand to see whether it decodes weights at load")
-        return self._folded(model, tuple(edits), context.decoding(model))
+        proved = self._folded(model, edits, context.decoding(model))
+        return Proposal(proved.edits, (*skips, *proved.skips))
+
+    def _within_memory(self, found: Sequence[_Gain]) -> frozenset[str]:
+        """Names of weights that can be decoded together."""
+        left, names = self.memory * 10**6, set()
+        for gain in sorted(found, key=lambda one: one.decoding / max(one.saved, 1)):
+            if gain.decoding <= left:
+                left -= gain.decoding
+                names.add(gain.name)
+        return frozenset(names)
 
     def _edit(self, name: str) -> Edit:
         return Edit(id=f"{self.name}.{name}", pass_name=self.name, site=name, kind="pack", args={"weight": name})

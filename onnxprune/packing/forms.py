@@ -148,6 +148,18 @@ class Masked:
 Form = Dense | Filled | Coded | Masked
 
 
+def decoding_bytes(form: Form) -> int:
+    """What is in use beside the dense numbers until a session is made: the runtime keeps all steps to the end."""
+    if isinstance(form, Masked):
+        inner = decoding_bytes(form.bits) + decoding_bytes(form.values)
+        item, set_bits = form.background.dtype.itemsize, form.values.count
+        # Of each byte its place, its set bits and their sum; of each number two places; values, and zeros behind them.
+        return int(inner + form.bits.count * 12 + form.count * (8 + item) + set_bits * 3 * item)
+    if isinstance(form, Coded):
+        return int(len(form.codes) * (4 + form.symbols * form.codebook.dtype.itemsize))
+    return 0
+
+
 def payload_bytes(form: Form) -> int:
     """Bytes of a form's numbers, without the operators that decode them."""
     if isinstance(form, Masked):

@@ -105,7 +105,7 @@ def blockwise_product() -> onnx.ModelProto:
     halves = sparse(128, 2, 16, dtype=np.int8, share=0.9).view(np.uint8)
     nodes = [graphs.node("MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", K=64, N=128, bits=4,
                          block_size=32)]  # fmt: skip
-    constants = {"b": halves, "s": np.full((128, 2), 0.1, np.float32)}
+    constants: dict[str, Array] = {"b": halves, "s": np.full((128, 2), 0.1, np.float32)}
     inputs, outputs = [graphs.info("x", ("batch", 64))], [graphs.info("y", ("batch", 128))]
     return graphs.model(nodes, inputs, outputs, constants, domains=("com.microsoft",))
 
@@ -114,7 +114,7 @@ def masked_attention() -> onnx.ModelProto:
     """A causal mask of a thousand places, as old exports of GPT-2 carry one in each layer."""
     mask = np.tril(np.ones((256, 256), np.bool_))
     nodes = [graphs.node("Where", ["mask", "x", "low"], ["y"])]
-    constants = {"mask": mask, "low": np.array(-1e4, np.float32)}
+    constants: dict[str, Array] = {"mask": mask, "low": np.array(-1e4, np.float32)}
     shape = ("batch", 256, 256)
     return graphs.model(nodes, [graphs.info("x", shape)], [graphs.info("y", shape)], constants)
 
@@ -290,10 +290,41 @@ def test_a_plan_for_another_model_is_told(tmp_path: Path, weight: str, line: str
     assert str(caught.value) == line
 
 
-def test_shares_that_nothing_saves_are_told() -> None:
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"saving": 1.0}, "pack-weights: saving must be in [0, 1), got 1.0."),
+        ({"memory": -1}, "pack-weights: memory must be 0 megabytes or more, got -1."),
+    ],
+)
+def test_options_out_of_range_are_told(options: dict[str, Any], line: str) -> None:
     with pytest.raises(OnnxPruneError) as caught:
-        PackWeights(saving=1.0)
-    assert str(caught.value) == "pack-weights: saving must be in [0, 1), got 1.0."
+        PackWeights(**options)
+    assert str(caught.value) == line
+
+
+def test_weights_are_packed_as_far_as_a_session_has_memory_to_decode_them(tmp_path: Path) -> None:
+    """A codebook takes 4 + 2·4 bytes a byte of codes, a bitmap more than 8 a number: the first goes first."""
+    generator = np.random.default_rng(0)
+    few = generator.integers(0, 16, (800, 400)).astype(np.float32)
+    constants = {"table": few, "other": generator.standard_normal((800, 400)).astype(np.float32)}
+    constants["w"] = sparse(400, 400)
+    nodes = [
+        graphs.node("Gather", ["table", "ids"], ["rows"]),
+        graphs.node("Gather", ["other", "ids"], ["others"]),
+        graphs.node("Add", ["rows", "others"], ["sum"]),
+        graphs.node("MatMul", ["sum", "w"], ["y"]),
+    ]
+    inputs, outputs = [graphs.info("ids", ("count",), graphs.INT64)], [graphs.info("y", ("count", 400))]
+    model = load(graphs.saved(graphs.model(nodes, inputs, outputs, constants), tmp_path))
+    # 800·400 / 2 · 12 = 1.92 MB for the table; 400·400 · 12 = 1.92 MB and half a megabyte more for the product.
+    for memory, packed in ((1, []), (2, ["table"]), (4, ["table"]), (5, ["table", "w"])):
+        proposal = PackWeights(memory=memory).propose(model, (), Context(decoding=Decoding))
+        assert [edit.site for edit in proposal.edits] == packed
+        assert {skip.why for skip in proposal.skips} <= {
+            f"decoding it would take a session over {memory} MB (option memory)"
+        }
+        assert len(proposal.skips) + len(packed) == 2
 
 
 def test_weights_outside_the_file_are_packed_there(tmp_path: Path) -> None:
