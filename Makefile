@@ -61,6 +61,7 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.low_rank
 	$(BIN)/python -m benchmarks.blocks
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.check
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
     from torch import fx, nn
 
-_MULTIPLY = {"mul", "mul_", "multiply"}
+# In place it would change what others read of the same tensor.
+_MULTIPLY = {"mul", "multiply"}
 # They hand each number on, or drop it at random: a factor per feature passes through.
 _THROUGH = {"alias", "clone", "contiguous", "dropout", "feature_dropout", "identity", "detach", "to", "type_as"}
 # A factor that is not negative passes through these, too.

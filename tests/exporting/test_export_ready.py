@@ -157,6 +157,42 @@ def test_weights_that_others_read_too_are_left_alone() -> None:
         assert difference(module, result.module, x) == 0
 
 
+def test_a_gate_in_place_is_left_alone_where_others_read_the_tensor() -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.gate = nn.Linear(8, 8), nn.Parameter(torch.rand(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x * 2
+            z = self.linear(y.mul_(self.gate))
+            total: torch.Tensor = z + y
+            return total
+
+    module, x = InPlace(), torch.randn(3, 8)
+    for inputs in (None, x):
+        assert difference(module, fold(module, inputs).module, x) < 1e-6
+
+
+def test_a_gate_of_either_sign_passes_no_relu() -> None:
+    class Signed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.gate = nn.Linear(8, 8), nn.Parameter(torch.randn(8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = nn.functional.relu(self.linear(x)) * self.gate
+            return y
+
+    module, x = Signed(), torch.randn(3, 8)
+    assert dict(fold(module, x).folded) == {}
+    with torch.no_grad():
+        module.gate.abs_()
+    result = fold(module, x)
+    assert dict(result.folded) == {"gate": "gate, into the weight before it"}
+    assert difference(module, result.module, x) < 1e-6
+
+
 def test_dropout_is_off_and_the_training_flag_of_the_original_stays() -> None:
     module = nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5)).train()
     ready = export_ready(module)
