@@ -26,6 +26,7 @@ class Limits:
         opset: newest version of the default domain.
         domains: other domains whose operators it has.
         external: whether it reads weights outside the model's file.
+        biased: whether it crashes on a Gemm without a bias, as the XNNPACK provider of onnxruntime 1.21 does.
     """
 
     runtime: str
@@ -33,6 +34,7 @@ class Limits:
     opset: int
     domains: frozenset[str] = frozenset({"ai.onnx.ml", "com.microsoft"})
     external: bool = True
+    biased: bool = False
 
 
 def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
@@ -44,28 +46,13 @@ def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
     Raises:
         TargetError: an operator set, a domain or a tensor type is newer than the runtime.
     """
-    if path.suffix == ".ort":
-        raise TargetError(
-            f"{path.name}: {target} ({limits.runtime}) is given .onnx files, not .ort of another version."
-        )
-    if path.stat().st_size > _MAX_BYTES:
-        raise TargetError(f"{path.name}: {target} is not given models beyond 2 GB. Use the target cpu.")
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's errors share no base class
-        raise TargetError(f"{path.name}: not an ONNX model, or damaged. Export it anew.") from error
-    used = _domains(proto)
-    opset = max((entry.version for entry in proto.opset_import if entry.domain in _ONNX_DOMAINS), default=1)
-    if opset > limits.opset:
-        raise TargetError(
-            f"{path.name}: opset {opset}, and {target} ({limits.runtime}) runs up to {limits.opset}. "
-            f"Export the model with opset {limits.opset} or older."
-        )
+    proto = _readable(target, path, limits)
     functions = {function.domain for function in proto.functions}
-    unknown = used - _ONNX_DOMAINS - limits.domains - functions
-    if unknown:
-        raise TargetError(f"{path.name}: {target} ({limits.runtime}) has no operators of {', '.join(sorted(unknown))}.")
+    used = _domains(proto)
+    _refuse_new_operators(target, path, proto, limits, used - functions)
     _refuse_new_types(target, path, proto, limits)
+    if limits.biased:
+        _refuse_bare_gemm(target, path, proto, limits)
     imports = [entry for entry in proto.opset_import if entry.domain in used | _ONNX_DOMAINS | functions]
     apart = data_files(path)
     if proto.ir_version <= limits.ir and len(imports) == len(proto.opset_import) and (limits.external or not apart):
@@ -74,13 +61,13 @@ def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
     kept = [onnx.helper.make_opsetid(entry.domain, entry.version) for entry in imports]
     del proto.opset_import[:]
     proto.opset_import.extend(kept)
-    adapted = folder / path.name
-    adapted.parent.mkdir(parents=True, exist_ok=True)
     if not limits.external:
         onnx.external_data_helper.load_external_data_for_model(proto, str(path.parent))
         apart = ()
     if proto.ByteSize() > _MAX_BYTES:
-        raise TargetError(f"{path.name}: {target} is not given models beyond 2 GB. Use the target cpu.")
+        raise _too_large(target, path)
+    adapted = folder / path.name
+    adapted.parent.mkdir(parents=True, exist_ok=True)
     adapted.write_bytes(proto.SerializeToString())
     for data in apart:
         place = adapted.parent / data.relative_to(path.parent)
@@ -88,6 +75,44 @@ def adapt(target: str, path: Path, limits: Limits, folder: Path) -> Path:
         # Not a link: onnx and onnxruntime take links for an attack.
         shutil.copyfile(data, place)
     return adapted
+
+
+def _readable(target: str, path: Path, limits: Limits) -> onnx.ModelProto:
+    if path.suffix == ".ort":
+        raise TargetError(
+            f"{path.name}: {target} ({limits.runtime}) is given .onnx files, not .ort of another version."
+        )
+    if path.stat().st_size > _MAX_BYTES:
+        raise _too_large(target, path)
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's errors share no base class
+        raise TargetError(f"{path.name}: not an ONNX model, or damaged. Export it anew.") from error
+
+
+def _too_large(target: str, path: Path) -> TargetError:
+    return TargetError(f"{path.name}: {target} is not given models beyond 2 GB. Use the target cpu.")
+
+
+def _refuse_new_operators(target: str, path: Path, proto: onnx.ModelProto, limits: Limits, domains: set[str]) -> None:
+    opset = max((entry.version for entry in proto.opset_import if entry.domain in _ONNX_DOMAINS), default=1)
+    if opset > limits.opset:
+        raise TargetError(
+            f"{path.name}: opset {opset}, and {target} ({limits.runtime}) runs up to {limits.opset}. "
+            f"Export the model with opset {limits.opset} or older."
+        )
+    unknown = domains - _ONNX_DOMAINS - limits.domains
+    if unknown:
+        raise TargetError(f"{path.name}: {target} ({limits.runtime}) has no operators of {', '.join(sorted(unknown))}.")
+
+
+def _refuse_bare_gemm(target: str, path: Path, proto: onnx.ModelProto, limits: Limits) -> None:
+    for node in proto.graph.node:
+        if node.op_type == "Gemm" and not any(node.input[2:]):
+            raise TargetError(
+                f"{path.name}: Gemm {node.name or node.output[0]!r} has no bias, and {target} ({limits.runtime}) "
+                "crashes on such a one. Write a MatMul instead, or give it a bias of zeros."
+            )
 
 
 def _domains(proto: onnx.ModelProto) -> set[str]:

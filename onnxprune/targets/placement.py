@@ -11,7 +11,7 @@ from onnxprune.errors import TargetError
 
 CPU = "CPUExecutionProvider"
 XNNPACK = "XnnpackExecutionProvider"
-# onnxruntime 1.21 to 1.31: the operators that its XNNPACK provider has kernels for, and what it asks of them.
+# Operators that the XNNPACK provider has kernels for, and what it asks of them; each was tried on onnxruntime 1.21.
 _SPATIAL = "a 4-D input of fixed channels, height and width"
 _XNNPACK = {
     "AveragePool": f"{_SPATIAL}, float or U8",
@@ -19,8 +19,7 @@ _XNNPACK = {
     "Conv": f"{_SPATIAL} and constant weights, float, S8S8 or U8U8",
     "ConvTranspose": f"{_SPATIAL} and constant weights, float, S8S8 or U8U8",
     "Gemm": "a float input of 1 or 2 dimensions and constant weight and bias",
-    "GlobalAveragePool": f"{_SPATIAL}, float or U8",
-    "MatMul": "a float input of 2 or 3 dimensions and a constant weight of 2",
+    "MatMul": "a float input of 2 dimensions and a constant weight",
     "MaxPool": f"{_SPATIAL}",
     "QLinearConv": f"{_SPATIAL} and constant weights, S8S8 or U8U8",
     "Relu": "a float Conv or pool of its own right before it",
@@ -93,7 +92,7 @@ class Placement:
         if asked is None:
             return f"{short} did not take it"
         if op not in asked:
-            return f"{short} has no kernel for it"
+            return f"{short} has no kernel for it in this form"
         return f"{short} takes it only with {asked[op]}"
 
     def to_json(self) -> dict[str, Any]:

@@ -163,6 +163,8 @@ def _last_words(folder: Path) -> str:
     with output.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - _TAIL_BYTES))
         lines = [line.strip() for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]
+    # Debian's onnxruntime says so thousands of times whenever it starts; it means nothing.
+    lines = [line for line in lines if "Schema error: Trying to register schema" not in line]
     return f": {_printable(lines[-1])}" if lines else "."
 
 

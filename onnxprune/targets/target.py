@@ -26,7 +26,7 @@ MAX_THREADS = 1024
 _XNNPACK: Providers = ((XNNPACK, {"intra_op_num_threads": "1"}), (CPU, {}))
 # XNNPACK has threads of its own, which onnxruntime's would fight for the processor.
 _NO_SPINNING = {"config": {"session.intra_op.allow_spinning": "0"}}
-_DEBIAN = Limits(runtime="onnxruntime 1.21", ir=10, opset=22)
+_DEBIAN = Limits(runtime="onnxruntime 1.21", ir=10, opset=22, biased=True)
 _WEB_XNNPACK = Limits(runtime="onnxruntime-web 1.16.3", ir=9, opset=19, external=False)
 
 

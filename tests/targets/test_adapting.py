@@ -89,6 +89,20 @@ def test_what_cannot_be_read_is_declined_with_the_reason(
     assert not (tmp_path / "copy").exists()
 
 
+def test_an_operator_that_crashes_the_runtime_is_declined(tmp_path: Path) -> None:
+    proto = onnx.load(saved(tmp_path / "m.onnx"))
+    proto.graph.node[0].op_type = "Gemm"
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert adapt("old", tmp_path / "m.onnx", OLD, tmp_path / "copy")
+    fragile = Limits(runtime="onnxruntime 1.0", ir=8, opset=17, biased=True)
+    with pytest.raises(TargetError) as caught:
+        adapt("old", tmp_path / "m.onnx", fragile, tmp_path / "copy")
+    assert str(caught.value) == (
+        "m.onnx: Gemm 'y' has no bias, and old (onnxruntime 1.0) crashes on such a one. "
+        "Write a MatMul instead, or give it a bias of zeros."
+    )
+
+
 def test_what_is_no_model_is_declined(tmp_path: Path) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"\xff\xff")

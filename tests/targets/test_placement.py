@@ -33,8 +33,8 @@ def test_what_fell_back_is_told_by_operator_with_the_reason() -> None:
     found = placed([one(CPU, "Conv"), one(CPU, "Erf"), one(CPU, "Erf"), one(CPU, "Attention", "com.microsoft")])
     assert [(each.op, each.count, each.why) for each in found.fallen] == [
         ("Conv", 1, f"Xnnpack takes it only with {SPATIAL} and constant weights, float, S8S8 or U8U8"),
-        ("Erf", 2, "Xnnpack has no kernel for it"),
-        ("com.microsoft:Attention", 1, "Xnnpack has no kernel for it"),
+        ("Erf", 2, "Xnnpack has no kernel for it in this form"),
+        ("com.microsoft:Attention", 1, "Xnnpack has no kernel for it in this form"),
     ]
     assert found.counts == {XNNPACK: 0, CPU: 4}
     assert unused([found])

@@ -87,6 +87,10 @@ def test_a_worker_is_given_its_job_and_feeds(models: list[Path]) -> None:
             "sys.stderr.write('noise\\nqemu: uncaught target signal 11\\n'); sys.exit(139)",
             "fake: its process ended with exit code 139 and nothing was measured: qemu: uncaught target signal 11",
         ),
+        (
+            "print('failed: out of memory'); print('Schema error: Trying to register schema x'); sys.exit(1)",
+            "fake: its process ended with exit code 1 and nothing was measured: failed: out of memory",
+        ),
         ("print('\\x1b[31mred')", "fake: its process ended without an answer: ?[31mred"),
         ("pass", "fake: its process ended without an answer."),
     ],
