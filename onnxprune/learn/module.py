@@ -28,6 +28,8 @@ Array = np.ndarray[Any, Any]
 Gate = Callable[[Tensor], Tensor]
 Slot = tuple[str, int]
 Feeds = Mapping[str, Array | Tensor]
+# A node, the tensors that it read, the tensors that it made.
+Record = list[tuple[Step, list[Any], tuple[Any, ...]]]
 
 # Zeros of an integer weight are held where they are at least this share of it: rounding alone makes a few per cent.
 HELD_SHARE = 0.2
@@ -126,7 +128,11 @@ class OnnxModule(torch.nn.Module):
         return with_ends(left, {*env, *self.names, *self.outputs})
 
     def forward(
-        self, feeds: Feeds, wanted: Collection[str] = (), gates: Mapping[Slot, Gate] | None = None
+        self,
+        feeds: Feeds,
+        wanted: Collection[str] = (),
+        gates: Mapping[Slot, Gate] | None = None,
+        record: Record | None = None,
     ) -> dict[str, Tensor]:
         """Outputs by name.
 
@@ -134,12 +140,16 @@ class OnnxModule(torch.nn.Module):
             feeds: inputs by name; overridable initializers may be left out.
             wanted: tensors of the graph to give out too.
             gates: what to do with the input `slot` of the node whose first output is named, before it is read.
+            record: gets every node of the top graph with what it read and made, in order.
         """
         env: dict[str, Any] = {**self._constants, **self._trained()}
         env.update({name: self._fed(value) for name, value in self.interface.fitted(feeds).items()})
         asked = frozenset(wanted)
         for step in self._steps:
             self._perform(step, env, gates or {})
+            if record is not None:
+                given = [env[name] if name else None for name in step.inputs]
+                record.append((step, given, tuple(env[name] if name else None for name in step.outputs)))
             for name in step.dead:
                 if name not in asked:
                     env.pop(name, None)
