@@ -41,12 +41,18 @@ class Loss:
         kind: which loss.
         what: one phrase for reports.
         feeds: the samples that it is measured on.
+        output: whose labels or next tokens are measured; None for divergence.
+        tokens: the input whose next tokens are measured.
+        labels: [samples, …] of `feeds`.
     """
 
     kind: Kind
     what: str
     feeds: Sequence[Feeds]
     _measure: Callable[[Session], float]
+    output: Port | None = None
+    tokens: Port | None = None
+    labels: Array | None = None
 
     def __call__(self, model: Model) -> float:
         """The loss of a model with the original's inputs and outputs."""
@@ -169,7 +175,8 @@ def _labels(session: Session, feeds: Sequence[Feeds], labels: Array, port: Port)
             count += int(kept.sum())
         return total / count if count else math.nan
 
-    return Loss("labels", f"cross-entropy of the labels by output {port.name!r}, in nats", feeds, measure)
+    what = f"cross-entropy of the labels by output {port.name!r}, in nats"
+    return Loss("labels", what, feeds, measure, port, labels=labels)
 
 
 def labelled_output(session: Session, feeds: Feeds, label: Array) -> Port | None:
@@ -214,7 +221,7 @@ def _next_token(model: Model, session: Session, feeds: Sequence[Feeds]) -> Loss:
         return total / count if count else math.nan
 
     what = f"cross-entropy of the next token of {tokens.name!r} by output {logits.name!r}, in nats"
-    return Loss("next-token", what, feeds, measure)
+    return Loss("next-token", what, feeds, measure, logits, tokens)
 
 
 def _language_ports(model: Model, session: Session, feeds: Feeds) -> tuple[Port, Port]:

@@ -11,16 +11,18 @@ import numpy as np
 from onnxprune.calibration import Needs, Statistics
 from onnxprune.cosines import Pair
 from onnxprune.decoding import Decoding
+from onnxprune.dimensions import Dimension
 from onnxprune.inputs import Inputs, Source
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.sites import Site
+from onnxprune.solvers.taylor import GateGradient, WeightGradient
 from onnxprune.structure import Structure
 
 Array = np.ndarray[Any, Any]
 CompareInputs = Callable[[Model, Model, Collection[Source]], Mapping[Source, Inputs]]
 
-__all__ = ["Context", "Level", "Needs", "Pass", "Proposal", "Trained"]
+__all__ = ["Context", "Gradients", "Level", "Needs", "Pass", "Proposal", "Trained"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ class Context:
         original: the model before any lossy edit, whose outputs refits aim at.
         latency: milliseconds of a linear in some form, on the target, with the timed input; None where none is timed.
         decoding: what the runtime decodes when it makes a session, held against one model; None where none is at hand.
+        gradients: what the loss feels of weights and units, for the score that is named; None where there are no
+            sample inputs. It needs torch, and says so in one line where that is missing.
         recover: weights of a model, trained towards the original on the calibration samples by the settings of the
             pass `recover`; None where there are none.
         signs: types of static activations and weights that are worth a try on the targets, the likeliest first.
@@ -72,9 +76,26 @@ class Context:
     original: Model | None = None
     latency: Callable[[Site, Level], float] | None = None
     decoding: Callable[[Model], Decoding] | None = None
+    gradients: Callable[[str], Gradients] | None = None
     recover: Callable[[Model, Any], Trained] | None = None
     signs: tuple[str, ...] = ("u8s8",)
     seed: int = 0
+
+
+class Gradients(Protocol):
+    """Gradients of the loss over calibration samples, whatever computes them."""
+
+    def weights(self, model: Model) -> Mapping[str, WeightGradient]:
+        """Of every stored float tensor by name."""
+        ...
+
+    def gates(self, model: Model, dimensions: Sequence[Dimension]) -> Sequence[GateGradient]:
+        """Of gates on the units of each dimension."""
+        ...
+
+    def relevance(self, model: Model, dimensions: Sequence[Dimension]) -> Sequence[Array]:
+        """[units] of each dimension: layer-wise relevance."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)

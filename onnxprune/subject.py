@@ -25,7 +25,7 @@ from onnxprune.loss import Loss, choose_loss, few
 from onnxprune.masks import mask_input
 from onnxprune.model import Model, digest, load, release
 from onnxprune.packing import unpacked
-from onnxprune.protocol import Context, Pass, Trained
+from onnxprune.protocol import Context, Gradients, Pass, Trained
 from onnxprune.reverting import Race
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session, written
 from onnxprune.sites import find_sites
@@ -166,7 +166,7 @@ def context_for(
     if getattr(one, "structural", False):
         shapes = observe_shapes(model, probe_feeds)
         structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
-    statistics, compare, cosines, recover = None, None, None, None
+    statistics, compare, cosines, gradients, recover = None, None, None, None, None
     if subject.loss is not None:
         samples = subject.samples.calibration
 
@@ -175,6 +175,16 @@ def context_for(
 
         def cosines(first: Model, second: Model, pairs: Sequence[Pair]) -> tuple[float, ...]:
             return mean_cosines(first, second, pairs, few(samples), mask=subject.mask)
+
+        measure = subject.loss
+
+        def gradients(score: str) -> Gradients:
+            from onnxprune.learn import require_torch
+
+            require_torch(f"score={score}")
+            from onnxprune.learn.sensitivity import Sensitivity
+
+            return Sensitivity(measure, subject.session, seed)
 
         def recover(candidate: Model, settings: Any) -> Trained:
             from onnxprune.learn import require_torch
@@ -207,6 +217,7 @@ def context_for(
         original=baseline,
         latency=clock.of(model, subject.timed),
         decoding=Decoding,
+        gradients=gradients,
         recover=recover,
         signs=signs_of(clock.target),
         seed=seed,

@@ -1,8 +1,9 @@
 """Layer-wise relevance: what share of an output each tensor's entries contributed, handed down operator by operator.
 
 Sums share their relevance by contributions, positive and negative ones apart, half to each (alpha = beta = 1/2); where
-all have one sign they take it whole, so that relevance is conserved. Biases take none. Attention weights are held
-constant; norms, gates and activations hand on what they got. Rows of embeddings keep what reaches them.
+all have one sign they take it whole, so that relevance is conserved. Biases take it only where nothing else
+contributed. Attention weights are held constant; norms, gates and activations hand on what they got. Rows of embeddings
+keep what reaches them.
 
 Source: Bach et al. 2015, On Pixel-Wise Explanations; Voita et al. 2019, section 4.2.
 """
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 
+from onnxprune.dimensions.tracer import names
 from onnxprune.errors import Declined
 from onnxprune.learn.call import Tensor
 from onnxprune.learn.module import OnnxModule, Slot
@@ -24,16 +26,16 @@ from onnxprune.runtime import Feeds
 _BINARY = frozenset({"Conv", "ConvTranspose", "Einsum", "FusedMatMul", "Gemm", "MatMul"})
 _LINEAR = _BINARY | {"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"}
 _SUMS = frozenset({"Add", "Sub", "Sum", "Mean"})
-_MOVES = frozenset("""
+_MOVES = names("""
     Cast Concat DepthToSpace Expand Flatten Gather GatherElements GatherND GlobalMaxPool Identity Max MaxPool Min Pad
     ReduceMax Reshape ScatterElements ScatterND Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze Where
-""".split())  # fmt: skip
-_NORMS = frozenset("""
+""")
+_NORMS = names("""
     BatchNormalization GroupNormalization InstanceNormalization LayerNormalization LpNormalization RMSNormalization
     SimplifiedLayerNormalization
-""".split())  # fmt: skip
+""")
 _PRODUCTS = frozenset({"Mul", "Div", "Pow"})
-_ATTENTIONS = {"Attention": 2, "MultiHeadAttention": 2, "GroupQueryAttention": 2}
+_ATTENTIONS = frozenset({"Attention", "GroupQueryAttention", "MultiHeadAttention"})
 _SKIPS = frozenset({"SkipLayerNormalization", "SkipSimplifiedLayerNormalization"})
 _TINY = 1e-12
 
@@ -84,8 +86,8 @@ class Propagation:
             else:
                 start = output.square()
             self._add(target.port.name, start / start.sum().clamp(min=_TINY) / len(targets))
-        for step, given, made in reversed(self._tape):
-            self._step(step, given, made)
+        for step, given, _ in reversed(self._tape):
+            self._step(step, given)
         # What reached the model's own inputs.
         self.absorbed += sum(float(value.sum()) for value in self._relevance.values())
         return self.slots
@@ -94,7 +96,7 @@ class Propagation:
         held = self._relevance.get(name)
         self._relevance[name] = value if held is None else held + value
 
-    def _step(self, step: Step, given: list[Any], made: tuple[Any, ...]) -> None:
+    def _step(self, step: Step, given: list[Any]) -> None:
         arrived = [self._relevance.pop(name, None) for name in step.outputs]
         if all(value is None for value in arrived):
             return
@@ -103,31 +105,33 @@ class Propagation:
             # Rows of an embedding, or constants.
             self.absorbed += sum(float(value.sum()) for value in arrived if value is not None)
             return
-        shares = self._shares(step, given, made, arrived, live)
+        shares = self._shares(step, given, arrived, live)
         for slot, share in shares.items():
             self.slots[step.key, slot] = self.slots.get((step.key, slot), torch.zeros(())) + share
             self._add(step.inputs[slot], share)
 
-    def _shares(
-        self, step: Step, given: list[Any], made: tuple[Any, ...], arrived: list[Any], live: list[int]
-    ) -> dict[int, Tensor]:
-        op = step.call.op
-        out = arrived[0]
+    def _shares(self, step: Step, given: list[Any], arrived: list[Any], live: list[int]) -> dict[int, Tensor]:
+        op, out = step.call.op, arrived[0]
         if op in _MOVES:
-            return _moved(step, given, made, arrived, live)
+            return _moved(step, given, arrived, live)
         if op in _SKIPS:
-            summed = arrived[-1] if arrived[-1] is not None and len(arrived) > 1 else None
-            whole = sum((value for value in (out, summed) if value is not None), torch.zeros(()))
-            return _split([given[slot] for slot in live if slot < 2], whole, live)
+            whole = torch.stack([value for value in (out, *arrived[3:]) if value is not None]).sum(0)
+            inputs = [slot for slot in live if slot < 2]
+            return _split([given[slot] for slot in inputs], whole, inputs)
         if out is None:
             raise Declined(f"relevance does not pass output 1 of {op} {step.key!r}")
         if op in _SUMS:
             signed = [-given[slot] if op == "Sub" and slot == 1 else given[slot] for slot in live]
             return _split(signed, out, live)
+        return self._through(step, given, out, live)
+
+    def _through(self, step: Step, given: list[Any], out: Tensor, live: list[int]) -> dict[int, Tensor]:
+        op = step.call.op
         if op in _LINEAR:
-            return {slot: _linear(step, given, slot, out / len(live)) for slot in live}
-        if op in _ATTENTIONS and not (op == "Attention" and step.call.get("num_heads")):
-            return {2: _linear(step, given, 2, out)}
+            return {slot: self._linear(step, given, slot, out / len(live)) for slot in live}
+        if op in _ATTENTIONS and 2 in live:
+            # Values; queries and keys make the attention weights, which are held constant.
+            return {2: self._linear(step, given, 2, out)}
         if op in _PRODUCTS:
             # A quotient hands on to its numerator, a product to both factors.
             takers = live[:1] if op in {"Div", "Pow"} else live
@@ -135,6 +139,49 @@ class Propagation:
         if (op in _NORMS or len(live) == 1) and given[live[0]].shape == out.shape:
             return {live[0]: out}
         raise Declined(f"relevance does not pass {op} {step.key!r}")
+
+    def _linear(self, step: Step, given: list[Any], slot: int, relevance: Tensor) -> Tensor:
+        """Through a sum of products, by the contribution of every product."""
+        other = 1 - slot if step.call.op in _BINARY else None
+
+        def run(value: Tensor, weight: Tensor | None) -> Tensor:
+            # Biases take no relevance.
+            arguments = list(given if other is None else given[:2])
+            arguments[slot] = value
+            if other is not None:
+                arguments[other] = weight
+            made = step.operator.run(step.call, *arguments) if step.operator is not None else value
+            result: Tensor = made[0] if isinstance(made, tuple | list) else made
+            return result
+
+        if other is None:
+            return self._by_sign(given[slot], relevance, lambda up, _: run(up, None), lambda _, down: run(down, None))
+        plus, minus = given[other].clamp(min=0), given[other].clamp(max=0)
+        return self._by_sign(
+            given[slot], relevance,
+            lambda up, down: run(up, plus) + run(down, minus),
+            lambda up, down: run(up, minus) + run(down, plus),
+        )  # fmt: skip
+
+    def _by_sign(
+        self,
+        x: Tensor,
+        relevance: Tensor,
+        positive: Callable[[Tensor, Tensor], Tensor],
+        negative: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor:
+        """Σ over outputs of contribution x share, contributions of each sign being linear in the parts of x."""
+        with torch.enable_grad():
+            up, down = x.clamp(min=0).requires_grad_(), x.clamp(max=0).requires_grad_()
+            p, n = positive(up, down), negative(up, down)
+            by_p, by_n = _divided(relevance, p.detach(), n.detach())
+            # What a bias alone has made is the bias's.
+            self.absorbed += float(relevance[(p.detach() <= _TINY) & (n.detach() >= -_TINY)].sum())
+            total = (p * by_p).sum() + (n * by_n).sum()
+            slopes: list[Tensor | None] = list(torch.autograd.grad(total, [up, down], allow_unused=True))
+        # A part that nothing reads has no slope.
+        parts = [torch.zeros_like(x) if slope is None else slope for slope in slopes]
+        return up.detach() * parts[0] + down.detach() * parts[1]
 
 
 def _behind(name: str, readers: dict[str, set[str]], tape: Sequence[Any], depth: int = 4) -> set[str]:
@@ -189,52 +236,8 @@ def _split(parts: Sequence[Tensor], relevance: Tensor, slots: Sequence[int]) -> 
     }
 
 
-def _linear(step: Step, given: list[Any], slot: int, relevance: Tensor) -> Tensor:
-    """Through a sum of products, by the contribution of every product."""
-    other = 1 - slot if step.call.op in _BINARY else None
-
-    def run(value: Tensor, weight: Tensor | None) -> Tensor:
-        # Biases take no relevance.
-        arguments = list(given if other is None else given[:2])
-        arguments[slot] = value
-        if other is not None:
-            arguments[other] = weight
-        made = step.operator.run(step.call, *arguments) if step.operator is not None else value
-        result: Tensor = made[0] if isinstance(made, tuple | list) else made
-        return result
-
-    if other is None:
-        return _by_sign(given[slot], relevance, lambda up, _: run(up, None), lambda _, down: run(down, None))
-    plus, minus = given[other].clamp(min=0), given[other].clamp(max=0)
-    return _by_sign(
-        given[slot], relevance,
-        lambda up, down: run(up, plus) + run(down, minus),
-        lambda up, down: run(up, minus) + run(down, plus),
-    )  # fmt: skip
-
-
-def _by_sign(
-    x: Tensor,
-    relevance: Tensor,
-    positive: Callable[[Tensor, Tensor], Tensor],
-    negative: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Σ over outputs of contribution x share, contributions of each sign being linear in the parts of x."""
-    with torch.enable_grad():
-        up, down = x.clamp(min=0).requires_grad_(), x.clamp(max=0).requires_grad_()
-        p, n = positive(up, down), negative(up, down)
-        by_p, by_n = _divided(relevance, p.detach(), n.detach())
-        total = (p * by_p).sum() + (n * by_n).sum()
-        slopes = torch.autograd.grad(total, [up, down], allow_unused=True)
-    shares = [part.detach() * slope for part, slope in zip((up, down), slopes, strict=True) if slope is not None]
-    return torch.stack(shares).sum(0)
-
-
-def _moved(
-    step: Step, given: list[Any], made: tuple[Any, ...], arrived: list[Any], live: list[int]
-) -> dict[int, Tensor]:
+def _moved(step: Step, given: list[Any], arrived: list[Any], live: list[int]) -> dict[int, Tensor]:
     """Through what only moves entries: back to where they came from."""
-    del made
     leaves = {slot: given[slot].detach().clone().requires_grad_() for slot in live}
     with torch.enable_grad():
         arguments = [leaves.get(slot, value) for slot, value in enumerate(given)]
@@ -244,7 +247,8 @@ def _moved(
             [(out * value).sum() for out, value in zip(results, arrived, strict=False) if value is not None]
         ).sum()
         slopes = torch.autograd.grad(total, list(leaves.values()), allow_unused=True)
+    found: list[Tensor | None] = list(slopes)
     return {
         slot: torch.zeros_like(given[slot]) if slope is None else slope
-        for slot, slope in zip(leaves, slopes, strict=True)
+        for slot, slope in zip(leaves, found, strict=True)
     }

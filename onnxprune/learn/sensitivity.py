@@ -23,7 +23,7 @@ from onnxprune.learn.module import OnnxModule, Slot
 from onnxprune.learn.relevance import Propagation
 from onnxprune.loss import Loss
 from onnxprune.model import Model
-from onnxprune.runtime import Feeds, Session, open_session
+from onnxprune.runtime import Feeds, Session
 from onnxprune.solvers.taylor import GateGradient, WeightGradient
 
 Array = np.ndarray[Any, Any]
@@ -87,9 +87,9 @@ class Sensitivity:
         totals = [np.zeros(each.units) for each in dimensions]
         for feeds in self.loss.feeds:
             found = Propagation(module, feeds).run(self._targets())
-            for total, gate in zip(totals, gates, strict=True):
-                units = sum(gate.per_unit(found[slot], slot) for slot in gate.places if slot in found)
-                total += units / max(float(np.sum(units)), _TINY)
+            for at, gate in enumerate(gates):
+                units = np.sum([gate.per_unit(found[slot], slot) for slot in gate.places if slot in found], axis=0)
+                totals[at] = totals[at] + units / max(float(np.sum(units)), _TINY)
         return [total / len(self.loss.feeds) for total in totals]
 
     def _targets(self) -> tuple[objectives.Target, ...]:
@@ -156,9 +156,7 @@ class Sensitivity:
         return _cross_entropy(logits, labels, soft=target.probabilities)
 
 
-def _direction(
-    target: objectives.Target, output: Tensor, where: Tensor | None, generator: torch.Generator
-) -> Tensor:
+def _direction(target: objectives.Target, output: Tensor, where: Tensor | None, generator: torch.Generator) -> Tensor:
     """The output along a random direction, in units of its own spread."""
     weight = torch.ones(()) if where is None else where.to(output)
     signs = torch.randint(0, 2, output.shape, generator=generator) * 2.0 - 1.0
@@ -244,8 +242,3 @@ def _places(graph: gs.Graph, dimension: Dimension) -> Iterator[tuple[Slot, tuple
         if member is None:
             raise Declined(f"{consumer.op} {consumer.node!r} reads its units in an order of its own")
         yield (consumer.node, consumer.input), (consumer.axis, torch.from_numpy(np.asarray(member.elements, np.int64)))
-
-
-def sensitivity(loss: Loss, original: Model, seed: int) -> Sensitivity:
-    """Gradients of a job's loss."""
-    return Sensitivity(loss, open_session(original), seed)

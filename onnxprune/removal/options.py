@@ -27,6 +27,7 @@ from onnxprune.removal.edits import (
 from onnxprune.removal.refitting import Surroundings, as_left, survey, with_refit
 from onnxprune.sites import GRAPH, Kind, Site, between_weights
 from onnxprune.solvers import scores
+from onnxprune.solvers.taylor import Aggregate
 from onnxprune.structure import Structure
 
 Array = np.ndarray[Any, Any]
@@ -39,7 +40,9 @@ class Removal:
     Attributes:
         keep: what stays: a share of the original units, in (0, 1], or a count.
         score: how units are ranked: `obs` (error after the best refit), `wanda`, `minitron`, `output-norm`,
-            `magnitude` (L2 norm of their weights) or `random`; all but the last two need sample inputs.
+            `magnitude` (L2 norm of their weights) or `random`; by gradients, which need torch, `michel`, `taylor`,
+            `taylor2`, `taylor-mixed`, `vector`, `gradient-output`, `lrp`. All but magnitude and random need samples.
+        aggregate: of the Taylor scores of the weights of a unit: sum, prod, max, or the last alone.
         refit: with sample inputs, refit what remains to the original's outputs.
         scope: `site` keeps the share in every site, `global` over all sites together.
         multiple: counts are rounded up to a multiple of this.
@@ -53,6 +56,7 @@ class Removal:
     structural: ClassVar[bool] = True
     keep: int | float = 1.0
     score: ranking.Score = "obs"
+    aggregate: Aggregate = "sum"
     refit: bool = True
     scope: scores.Scope = "site"
     multiple: int = 1
@@ -67,7 +71,7 @@ class Removal:
             raise OptionError(f"{self.name}: keep must be a share in (0, 1] or a count from 1, got {self.keep}.")
         if self.multiple < 1:
             raise OptionError(f"{self.name}: multiple must be at least 1, got {self.multiple}.")
-        known = (*sorted(ranking.BY_INPUTS), *sorted(ranking.BLIND))
+        known = (*ranking.BY_INPUTS, *ranking.BY_GRADIENTS, *ranking.BLIND)
         if self.score not in known:
             raise OptionError(f"{self.name}: score must be one of {', '.join(sorted(known))}, got {self.score!r}.")
         self.chosen()
@@ -105,14 +109,15 @@ class Removal:
         self._check_data(context)
         open_sites, skips = self._open_sites(sites, structure)
         counts = [self._count(site) for site in open_sites]
+        graded = self._graded(model, open_sites, structure, context)
         if self.scope == "global" and not self.units and not self.levels:
-            counts = self._global_counts(model, open_sites, structure, context)
+            counts = self._global_counts(model, open_sites, structure, context, graded)
         first = shapes_edit(self.name, structure)
         by_id = {site.id: site for site in open_sites}
         edits: list[Edit] = []
         current, held = model, weights_of(model.graph)
         for site, count in zip(open_sites, counts, strict=True):
-            edit = self._edit(site, count, model, current, held, by_id, context, [first, *edits])
+            edit = self._edit(site, count, model, current, held, by_id, context, graded, [first, *edits])
             if edit is None:
                 skips.append(Skip(site=site.id, why=f"all {site.units} units stay"))
                 continue
@@ -130,7 +135,7 @@ class Removal:
 
     def _looks(self, context: Context) -> bool:
         """Whether sites are surveyed on the samples."""
-        return context.compare_inputs is not None and (self.refit or self.score not in ranking.BLIND)
+        return context.compare_inputs is not None and (self.refit or self.score in ranking.BY_INPUTS)
 
     def _check_data(self, context: Context) -> None:
         # The count 1 equals the share 1.0 for Python, and is another wish.
@@ -184,6 +189,7 @@ class Removal:
         held: Weights,
         sites: Mapping[str, Site],
         context: Context,
+        graded: Mapping[str, Array],
         before: Sequence[Edit],
     ) -> Edit | None:
         """The edit of one site; None where all its units stay.
@@ -196,6 +202,7 @@ class Removal:
             held: stored tensors of that.
             sites: by id.
             context: what may be looked at.
+            graded: scores by gradients, by site.
             before: edits that come before; the first records shapes.
         """
         structure = context.structure
@@ -210,7 +217,7 @@ class Removal:
                 around = survey(current, context.original or current, dimension, context.compare_inputs)
             except Declined as reason:
                 refused = str(reason)
-        units = picked or scores.lowest(self._scores(held, site, structure, context, around), count)
+        units = picked or scores.lowest(self._scores(held, site, structure, context, around, graded), count)
         edit = removal_edit(self.name, site, units, before[0])
         if around is not None and self.refit:
             return with_refit(edit, around, units, model, cuts)
@@ -226,8 +233,16 @@ class Removal:
         return units
 
     def _scores(
-        self, held: Weights, site: Site, structure: Structure, context: Context, around: Surroundings | None
+        self,
+        held: Weights,
+        site: Site,
+        structure: Structure,
+        context: Context,
+        around: Surroundings | None,
+        graded: Mapping[str, Array],
     ) -> Array:
+        if site.id in graded:
+            return graded[site.id]
         if self.score == "random":
             return scores.random(site.units, context.seed, site.id)
         if self.score in ranking.BY_INPUTS and around is not None:
@@ -235,7 +250,24 @@ class Removal:
         dimension = dimension_of(site, structure)
         return scores.magnitude(weight_parts(held, dimension), dimension.units)
 
-    def _global_counts(self, model: Model, sites: Sequence[Site], structure: Structure, context: Context) -> list[int]:
+    def _graded(
+        self, model: Model, sites: Sequence[Site], structure: Structure, context: Context
+    ) -> Mapping[str, Array]:
+        """Scores by gradients of the uncut model, all sites at once."""
+        if self.score not in ranking.BY_GRADIENTS or self.units or context.gradients is None or not sites:
+            return {}
+        dimensions = [dimension_of(site, structure) for site in sites]
+        found = ranking.by_gradients(self.score, context.gradients(self.score), model, dimensions, self.aggregate)
+        return {site.id: score for site, score in zip(sites, found, strict=True)}
+
+    def _global_counts(
+        self,
+        model: Model,
+        sites: Sequence[Site],
+        structure: Structure,
+        context: Context,
+        graded: Mapping[str, Array],
+    ) -> list[int]:
         """How many go from each site, by scores of the uncut model; each site's own order is found in its turn."""
         stay = sum(scores.kept_count(self.keep, s.original_units, s.original_units, self.multiple) for s in sites)
         removals = max(0, sum(site.units for site in sites) - stay)
@@ -244,13 +276,13 @@ class Removal:
         ranked, held = [], weights_of(model.graph)
         for site in sites:
             around = None
-            if context.compare_inputs is not None and self.score not in ranking.BLIND:
+            if context.compare_inputs is not None and self.score in ranking.BY_INPUTS:
                 try:
                     around = survey(model, model, dimension_of(site, structure), context.compare_inputs)
                 except Declined:
                     # Ranked by magnitude then, as in its turn.
                     around = None
-            ranked.append(self._scores(held, site, structure, context, around))
+            ranked.append(self._scores(held, site, structure, context, around, graded))
         gone = scores.lowest_over_sites(ranked, removals, multiple=self.multiple, level=self.score != "obs")
         return [len(units) for units in gone]
 

@@ -1,7 +1,7 @@
 """How much weights matter, by gradients: first and second order, summed over what goes together.
 
-Sources: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning; Ma et al. 2023, LLM-Pruner, section 3.2;
-Michel et al. 2019, Are Sixteen Heads Really Better than One?
+Sources: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning; Ma et al. 2023, LLM-Pruner, section
+3.2; Michel et al. 2019, Are Sixteen Heads Really Better than One?
 """
 
 from __future__ import annotations
