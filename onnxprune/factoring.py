@@ -20,6 +20,7 @@ from onnxprune.solvers.lowrank import (
     Factors,
     asvd_factors,
     break_even_rank,
+    fisher_factors,
     rank_for_ratio,
     sharing_pays,
     svd_factors,
@@ -29,7 +30,7 @@ from onnxprune.solvers.reconstruction import bias_gain
 from onnxprune.weights import Use, Weight
 
 Array = np.ndarray[Any, Any]
-Method = Literal["svd-llm", "asvd", "svd"]
+Method = Literal["svd-llm", "asvd", "fwsvd", "svd"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +40,13 @@ class Linear:
     Attributes:
         weight: with its readers.
         matrix: [k, n], applied as x @ matrix.
+        fisher: [k, n] mean squares of the loss's gradients, for `fwsvd`.
     """
 
     site: Site
     weight: Weight
     matrix: Array
+    fisher: Array | None = None
 
     @property
     def sources(self) -> tuple[Source, ...]:
@@ -166,8 +169,10 @@ class Pair:
         return int(self.right.shape[1])
 
 
-def decompose(method: Method, matrix: Array, seen: Sequence[Seen]) -> Factors:
-    """Factors of a weight [k, n] whose readers take in what was `seen`."""
+def decompose(method: Method, matrix: Array, seen: Sequence[Seen], fisher: Array | None = None) -> Factors:
+    """Factors of a weight [k, n] whose readers take in what was `seen`, and whose gradients are `fisher`."""
+    if method == "fwsvd" and fisher is not None:
+        return fisher_factors(matrix, fisher)
     if method == "svd" or not seen:
         return svd_factors(matrix)
     rows = sum(one.rows for one in seen)
@@ -193,7 +198,7 @@ class Solver:
         Raises:
             Declined: the goal's rank saves nothing, or its input was not observed.
         """
-        factors = decompose(self.method, linear.matrix, self._seen(linear))
+        factors = decompose(self.method, linear.matrix, self._seen(linear), linear.fisher)
         return self._pair((linear,), factors, self.goal.rank_of(factors, *linear.matrix.shape)), factors
 
     def together(
@@ -216,7 +221,10 @@ class Solver:
         # Each counts as much as the others, however large its outputs are.
         wholes = [float(np.linalg.norm(apart[name].values)) or 1.0 for name in names]
         wide = np.concatenate([one.matrix / whole for one, whole in zip(linears, wholes, strict=True)], axis=1)
-        shared = decompose(self.method, wide, self._seen(linears[0]))
+        gradients = [one.fisher for one in linears if one.fisher is not None]
+        shared = decompose(
+            self.method, wide, self._seen(linears[0]), np.concatenate(gradients, axis=1) if gradients else None
+        )
         k, n = wide.shape
         if self.goal.ratio is not None:
             parts = zip(names, wholes, strict=True)

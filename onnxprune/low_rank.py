@@ -58,8 +58,8 @@ def refuse_shared(weight: Weight) -> None:
         raise Declined("it holds infinite numbers")
 
 
-def matrix_of(weight: Weight) -> Array:
-    """The weight as its readers apply it, x @ matrix [k, n].
+def matrix_of(weight: Weight, numbers: Array | None = None) -> Array:
+    """The weight as its readers apply it, x @ matrix [k, n]; or other `numbers` of its shape, laid out alike.
 
     Raises:
         Declined: one of them is no product that a pair could take the place of.
@@ -67,15 +67,14 @@ def matrix_of(weight: Weight) -> Array:
     refuse_shared(weight)
     for use in weight.uses:
         _refuse(use, weight)
+    values: Array = weight.constant.values if numbers is None else numbers
     if weight.uses[0].role == "conv":
         if any(use.role != "conv" for use in weight.uses):
             raise Declined("read by a convolution and by a product")
-        values: Array = weight.constant.values
         return values.reshape(len(values), -1).T
     turned = {use.reads_transposed for use in weight.uses}
     if len(turned) > 1:
         raise Declined("its readers multiply by it and by its transpose")
-    values = weight.constant.values
     return values.T if turned.pop() else values
 
 

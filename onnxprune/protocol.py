@@ -59,7 +59,7 @@ class Context:
         original: the model before any lossy edit, whose outputs refits aim at.
         latency: milliseconds of a linear in some form, on the target, with the timed input; None where none is timed.
         decoding: what the runtime decodes when it makes a session, held against one model; None where none is at hand.
-        gradients: what the loss feels of weights and units, for the score that is named; None where there are no
+        gradients: what the loss feels of weights and units, for the option that is named; None where there are no
             sample inputs. It needs torch, and says so in one line where that is missing.
         recover: weights of a model, trained towards the original on the calibration samples by the settings of the
             pass `recover`; None where there are none.

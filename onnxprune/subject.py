@@ -178,10 +178,10 @@ def context_for(
 
         measure = subject.loss
 
-        def gradients(score: str) -> Gradients:
+        def gradients(what: str) -> Gradients:
             from onnxprune.learn import require_torch
 
-            require_torch(f"score={score}")
+            require_torch(what)
             from onnxprune.learn.sensitivity import Sensitivity
 
             return Sensitivity(measure, subject.session, seed)

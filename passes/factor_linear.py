@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Level, Proposal
 from onnxprune.sites import Site
 from onnxprune.solvers.lowrank import Factors
+from onnxprune.solvers.taylor import WeightGradient
 from onnxprune.weights import Weight, find_weights
 
 Array = np.ndarray[Any, Any]
@@ -34,7 +35,8 @@ class FactorLinear:
 
     Attributes:
         method: `svd-llm` keeps most of the outputs on the sample inputs, `asvd` spares the rows of large inputs (both
-            need sample inputs), `svd` looks at weights alone.
+            need sample inputs), `fwsvd` spares the rows that the loss is sensitive to (gradients, needs torch, too),
+            `svd` looks at weights alone.
         energy: the least share of the output's energy, as the method weighs it, in (0, 1]; the default, at 0.99.
         ratio: instead, the share of each linear's numbers, in [0, 1).
         rank: instead, the rank; at 0 only a bias stays.
@@ -61,8 +63,8 @@ class FactorLinear:
 
     def __post_init__(self) -> None:
         """Reject several goals, and goals that no pair meets."""
-        if self.method not in {"svd-llm", "asvd", "svd"}:
-            raise OptionError(f"{self.name}: method must be one of asvd, svd, svd-llm, got {self.method!r}.")
+        if self.method not in {"svd-llm", "asvd", "fwsvd", "svd"}:
+            raise OptionError(f"{self.name}: method must be one of asvd, fwsvd, svd, svd-llm, got {self.method!r}.")
         given = [name for name in ("energy", "ratio", "rank") if getattr(self, name) is not None]
         if len(given) > 1:
             raise OptionError(f"{self.name}: one of energy, ratio and rank is the goal, got {' and '.join(given)}.")
@@ -103,6 +105,9 @@ class FactorLinear:
                 f"{self.name}: method={self.method} needs sample inputs. Give --data, or method=svd, or "
                 "--allow-synthetic to calibrate on made-up ones."
             )
+        if self.method == "fwsvd" and linears and context.gradients is not None:
+            found = context.gradients(f"method={self.method}").weights(model)
+            linears = [_with_fisher(linear, found) for linear in linears]
         seen = look(model, linears, context)
         edits = []
         ranks = self.ranks()
@@ -246,6 +251,11 @@ def _write(writer: LowRankWriter, edit: Edit, weights: Mapping[str, Weight]) -> 
         bytes_after=bytes_after,
     )
     return change, names
+
+
+def _with_fisher(linear: Linear, found: Mapping[str, WeightGradient]) -> Linear:
+    gradient = found.get(linear.weight.constant.name)
+    return linear if gradient is None else replace(linear, fisher=matrix_of(linear.weight, gradient.square))
 
 
 def _shaped(factor: Array, weight: Weight) -> Array:

@@ -21,9 +21,10 @@ from onnxprune.protocol import Context, Proposal
 from onnxprune.removal.bypass import Bypass
 from onnxprune.sites import GRAPH, Site, entries, registered, with_registered
 from onnxprune.solvers import scores
+from onnxprune.solvers.taylor import block_taylor
 
 _ROLES = ("attention", "convolution", "feed-forward")
-_SCORES = ("cosine", "loss", "magnitude", "random")
+_SCORES = ("cosine", "loss", "magnitude", "random", "taylor")
 _BLIND = ("magnitude", "random")
 # A block is one unit: every number of a flattened weight belongs to unit 0.
 _ONE = np.zeros((1, 1), np.int64)
@@ -39,22 +40,23 @@ class RemoveBlocks:
     Attributes:
         keep: what stays: a share of the original blocks, in [0, 1], or a count.
         score: how blocks are ranked: `loss` (what the model without the block loses, see --loss), `cosine` (how far a
-            block turns its input), `magnitude` (parameters' L2 norm) or `random`; the first two need sample inputs.
+            block turns its input), `taylor` (what its weights' gradients say, needs torch), `magnitude` (parameters'
+            L2 norm) or `random`; the first three need sample inputs.
         greedy: score by loss anew after each removal, instead of once.
         layers: cut whole layers, attention with the feed-forward block after it; then `keep` counts layers.
         guard: how many of the first and of the last always stay, such as `4/2`.
         roles: which blocks: attention, feed-forward, convolution; all by default.
         sites: cut exactly these blocks; then nothing is ranked.
 
-    Source: Kim et al. 2024, Shortened LLaMA, section 3 (loss; their "+" is guard=4/2); Men et al. 2024, ShortGPT,
-    section 3.1 (cosine).
+    Source: Kim et al. 2024, Shortened LLaMA, section 3 (loss and taylor; their "+" is guard=4/2); Men et al. 2024,
+    ShortGPT, section 3.1 (cosine).
     """
 
     name: ClassVar[str] = "remove-blocks"
     lossless: ClassVar[bool] = False
     structural: ClassVar[bool] = True
     keep: int | float = 1.0
-    score: Literal["loss", "cosine", "magnitude", "random"] = "loss"
+    score: Literal["loss", "cosine", "taylor", "magnitude", "random"] = "loss"
     greedy: bool = False
     layers: bool = False
     guard: str = "0/0"
@@ -165,6 +167,10 @@ class RemoveBlocks:
             return self._by_loss(model, units, count, context.loss)
         if self.score == "cosine" and context.cosines is not None:
             values = [1 - cosine for cosine in context.cosines(model, model, list(map(_pair, units)))]
+        elif self.score == "taylor" and context.gradients is not None:
+            found = context.gradients(f"score={self.score}").weights(model)
+            nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
+            values = [block_taylor(found[name] for name in _weights(nodes, unit) if name in found) for unit in units]
         elif self.score == "random":
             values = [float(scores.random(1_000_000, context.seed, _name(unit))[0]) for unit in units]
         else:
@@ -269,15 +275,20 @@ def _pair(unit: Unit) -> Pair:
 
 
 def _magnitude(nodes: Mapping[str, gs.Node], unit: Unit) -> float:
-    weights = {
-        tensor.name: numbers(tensor)
+    weights = [numbers(tensor) for tensor in _weights(nodes, unit).values()]
+    return float(scores.magnitude([(values.reshape(1, -1), 0, _ONE) for values in weights], 1)[0])
+
+
+def _weights(nodes: Mapping[str, gs.Node], unit: Unit) -> dict[str, gs.Constant]:
+    """Floats that a block's nodes read, each once."""
+    return {
+        tensor.name: tensor
         for site in unit
         if site.block is not None
         for name in site.block.inner
         for tensor in nodes[name].inputs
         if isinstance(tensor, gs.Constant) and np.dtype(tensor.dtype).kind == "f"
     }
-    return float(scores.magnitude([(values.reshape(1, -1), 0, _ONE) for values in weights.values()], 1)[0])
 
 
 def _remark(edit: Edit) -> str:

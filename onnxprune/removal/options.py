@@ -254,10 +254,14 @@ class Removal:
         self, model: Model, sites: Sequence[Site], structure: Structure, context: Context
     ) -> Mapping[str, Array]:
         """Scores by gradients of the uncut model, all sites at once."""
-        if self.score not in ranking.BY_GRADIENTS or self.units or context.gradients is None or not sites:
+        if self.score not in ranking.BY_GRADIENTS or self.units or not sites:
             return {}
+        if context.gradients is None:
+            raise Declined(f"score={self.score} needs gradients, and none are at hand")
         dimensions = [dimension_of(site, structure) for site in sites]
-        found = ranking.by_gradients(self.score, context.gradients(self.score), model, dimensions, self.aggregate)
+        found = ranking.by_gradients(
+            self.score, context.gradients(f"score={self.score}"), model, dimensions, self.aggregate
+        )
         return {site.id: score for site, score in zip(sites, found, strict=True)}
 
     def _global_counts(

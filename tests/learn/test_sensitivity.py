@@ -201,6 +201,40 @@ def test_units_go_by_every_gradient_score(score: str, tmp_path: Path) -> None:
     assert result.fidelity.score > 0.9
 
 
+def test_fisher_weighted_factors_spare_what_the_loss_is_sensitive_to(tmp_path: Path) -> None:
+    path = graphs.saved(graphs.feed_forward(), tmp_path)
+    x = np.random.default_rng(0).standard_normal((12, 1, 5, graphs.WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    results = [
+        optimize(
+            path, data=str(tmp_path / "data.npz"), output=tmp_path / f"{method}.onnx",
+            passes=[f"factor-linear:ratio=0.6,faster=no,method={method}"],
+        )
+        for method in ("svd", "fwsvd")
+    ]  # fmt: skip
+    files = [(tmp_path / f"{method}.onnx").read_bytes() for method in ("svd", "fwsvd")]
+    assert files[0] != files[1]
+    assert all(result.fidelity.score > 0.3 for result in results)
+
+
+def test_blocks_go_by_the_gradients_of_their_weights(tmp_path: Path) -> None:
+    """A block that adds next to nothing has weights whose gradients times themselves are next to nothing."""
+    proto = graphs.residual_blocks()
+    for at, tensor in enumerate(proto.graph.initializer):
+        if tensor.name == "down0":
+            values = onnx.numpy_helper.to_array(tensor) * np.float32(1e-3)
+            proto.graph.initializer[at].CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    path = graphs.saved(proto, tmp_path)
+    x = np.random.default_rng(0).standard_normal((12, 1, 5, graphs.WIDTH)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=x)
+    result = optimize(
+        path, data=str(tmp_path / "data.npz"), output=tmp_path / "out.onnx",
+        passes=["remove-blocks:keep=1,score=taylor"],
+    )  # fmt: skip
+    gone = [change.site for report in result.reports for change in report.changes if "removed" in change.what]
+    assert gone == ["block.0"]
+
+
 def test_without_torch_a_score_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = graphs.saved(graphs.feed_forward(), tmp_path)
     np.savez(tmp_path / "data.npz", x=np.ones((4, 1, 5, graphs.WIDTH), np.float32))

@@ -519,7 +519,7 @@ def test_what_cannot_become_a_constant_is_told(make: Callable[[], onnx.ModelProt
 
 
 MISTAKES = (
-    ({"method": "pca"}, "factor-linear: method must be one of asvd, svd, svd-llm, got 'pca'."),
+    ({"method": "pca"}, "factor-linear: method must be one of asvd, fwsvd, svd, svd-llm, got 'pca'."),
     ({"energy": 0.9, "rank": 3}, "factor-linear: one of energy, ratio and rank is the goal, got energy and rank."),
     ({"energy": 0.0}, "factor-linear: energy must be in (0, 1], got 0.0."),
     ({"ratio": 1.0}, "factor-linear: ratio must be in [0, 1), got 1.0."),

@@ -19,6 +19,7 @@ from onnxprune.data import Samples
 from onnxprune.decoding import Decoding
 from onnxprune.graph import constants, elements, is_weight, numbers, stored_bytes
 from onnxprune.inputs import compare_inputs
+from onnxprune.learn.sensitivity import Sensitivity
 from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
 from onnxprune.packing import unpacked
@@ -55,6 +56,7 @@ SPECS: dict[str, tuple[str, ...]] = {
         "remove-blocks:keep=0.5",
         "remove-blocks:keep=0.5,score=cosine,guard=1/1",
         "remove-blocks:keep=0.5,score=magnitude",
+        "remove-blocks:keep=0.5,score=taylor",
         "remove-blocks:keep=2,greedy=yes,layers=yes",
     ),
     "remove-channels": ("remove-channels:keep=0.5", "remove-channels:keep=0.5,score=magnitude,refit=no"),
@@ -66,6 +68,7 @@ SPECS: dict[str, tuple[str, ...]] = {
         "remove-neurons:keep=0.5,scope=global",
         "remove-neurons:keep=0.5,score=output-norm,scope=global",
         "remove-neurons:keep=8,score=random",
+        "remove-neurons:keep=0.5,score=taylor-mixed,aggregate=max",
     ),
     "simplify": ("simplify", "simplify:limit=0"),
     "sparse-int8": (
@@ -125,13 +128,16 @@ def context_for(one: Pass, model: Model, feeds: tuple[Feeds, ...]) -> Context:
         structure = read_structure(model, observe_shapes(model, feeds))
     needs = one.needs(model, find_sites(model, structure))
     statistics = collect(model, needs, feeds) if needs.tensors else None
+    session = open_session(model)
+    loss = choose_loss(model, session, Samples(feeds=feeds, source="probes"), None)
     return Context(
         statistics=statistics,
         structure=structure,
         observe=lambda names: observe(model, feeds[0], names),
         compare_inputs=lambda current, original, sources: compare_inputs(current, original, sources, feeds),
         cosines=lambda first, second, pairs: mean_cosines(first, second, pairs, feeds),
-        loss=choose_loss(model, open_session(model), Samples(feeds=feeds, source="probes"), None),
+        loss=loss,
+        gradients=lambda _: Sensitivity(loss, session),
         decoding=Decoding,
         recover=lambda candidate, _: rounded_weights(candidate),
         seed=0,

@@ -176,7 +176,7 @@ def test_a_reverted_edit_leaves_the_others_good() -> None:
         ),
         (
             {"score": "obs"},
-            "remove-blocks: score must be one of cosine, loss, magnitude, random, got 'obs'.",
+            "remove-blocks: score must be one of cosine, loss, magnitude, random, taylor, got 'obs'.",
         ),
     ],
 )
