@@ -1,0 +1,200 @@
+"""Goals of speed: what the search keeps beside uniform pruning, and beside other tools, at the speed it measured.
+
+    python -m benchmarks.goals [--only gpt|encoder] [--work FOLDER] [--rounds 100] [--folder benchmarks]
+
+Writes `goals.json`, and `goals.md` from it. The GPT fixture: perplexity of held-out text at 1.5, 2 and 3 times the
+measured speed, three seeds, each with other calibration blocks; uniform contenders have the shapes that come closest to
+the searched model's speed in the same race, in float or int8, whichever keeps more. MiniLM: `--speedup 3` and `4` beside
+onnxruntime's, Olive's and onnxsim's files. Files that lie in FOLDER already are not made again.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import runpy
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import contenders, models, paired, tasks
+from benchmarks.contenders import Attempt
+from benchmarks.goals_page import markdown
+from benchmarks.main_job import machine
+
+_GPT = Path(__file__).parents[1] / "fixtures" / "gloss-gpt"
+_TARGETS = (1.5, 2.0, 3.0)
+_SEEDS = (0, 1, 2)
+# Of 192 calibration blocks each seed draws this many.
+_BLOCKS = 144
+_HEADS, _NEURONS = 6, 384
+_ENCODER = "minilm-torchscript-eager"
+_ENCODER_TARGETS = (3.0, 4.0)
+_PEERS = ("ort-dynamic", "olive-fused-int8", "onnxsim-wanda-30-int8", "onnxsim-wanda-50-int8")
+
+Row = dict[str, Any]
+
+
+def gpt(folder: Path, rounds: int) -> Row:
+    """The fixture by search and by uniform shares, raced together."""
+    perplexity = runpy.run_path(str(_GPT.parent / "score.py"))["score"]
+    path = _GPT / "model.onnx"
+    data = [_blocks(folder, seed) for seed in _SEEDS]
+    searched = {
+        (target, seed): _made(
+            folder / f"search.{target}.{seed}.onnx", path,
+            "--data", str(data[seed]), "--seed", str(seed), "--loss", "next-token", "--speedup", str(target),
+        )
+        for target, seed in itertools.product(_TARGETS, _SEEDS)
+    }  # fmt: skip
+    feeds = [{"input_ids": np.load(_GPT / "calibration.npz")["input_ids"][:1]}]
+    shapes = _uniform_shapes(folder, path)
+    files = [path, *(one.file for one in searched.values()), *shapes.values()]
+    speeds = [timing.speedup for timing in paired.race(files, feeds, rounds=rounds).timings()]
+    reached = dict(zip(searched, speeds[1:], strict=False))
+    uniform = dict(zip(shapes, speeds[1 + len(searched) :], strict=True))
+    made: list[tuple[Row, Attempt]] = []
+    for (target, seed), attempt in searched.items():
+        made.append(({"target": target, "seed": seed, "contender": "search"}, attempt))
+        for integers in (False, True):
+            same_form = {shape: speed for shape, speed in uniform.items() if shape[2] is integers}
+            heads, neurons, _ = min(same_form, key=lambda shape: abs(same_form[shape] - reached[target, seed]))
+            for score in ("obs", "magnitude"):
+                passes = _uniform(heads, neurons, score=score, integers=integers)
+                name = f"{score}.{heads}.{neurons}.{integers}.{seed if score == 'obs' else 0}.onnx"
+                other = _made(folder / name, path, "--data", str(data[seed]), "--seed", str(seed), *passes)
+                row = {"target": target, "seed": seed, "contender": f"uniform {score}"}
+                row |= {"heads": heads, "neurons": neurons, "int8": integers}
+                made.append((row, other))
+    unique = list(dict.fromkeys([path, *(attempt.file for _, attempt in made)]))
+    timings = dict(zip(unique, paired.race(unique, feeds, rounds=rounds).timings(), strict=True))
+    scores = {file: perplexity("gloss-gpt", file) for file in unique}
+    rows = [
+        row
+        | {"error": attempt.error, "perplexity": scores[attempt.file], "predicted": _predicted(attempt)}
+        | asdict(timings[attempt.file])
+        | {"file": attempt.file.name, "seconds": attempt.cost.seconds if attempt.cost else None}
+        for row, attempt in made
+    ]
+    return {"uncut": scores[path], "rows": rows}
+
+
+def _blocks(folder: Path, seed: int) -> Path:
+    """Calibration blocks of one seed."""
+    blocks = np.load(_GPT / "calibration.npz")["input_ids"]
+    drawn = np.random.default_rng(seed).permutation(len(blocks))[:_BLOCKS]
+    path = folder / f"blocks.{seed}.npz"
+    np.savez(path, input_ids=blocks[drawn])
+    return path
+
+
+def _uniform(heads: int, neurons: int, *, score: str, integers: bool) -> list[str]:
+    options = f"score={score},refit={'yes' if score == 'obs' else 'no'}"
+    passes = [f"remove-heads:keep={heads},{options}"] if heads < _HEADS else []
+    passes += [f"remove-neurons:keep={neurons},{options}"] if neurons < _NEURONS else []
+    passes += ["sparse-int8"] if integers else []
+    return list(itertools.chain.from_iterable(("--pass", one) for one in [*passes, "pack-weights"]))
+
+
+def _uniform_shapes(folder: Path, path: Path) -> dict[tuple[int, int, bool], Path]:
+    """Files of many uniform shapes, for their speed alone: made without a refit."""
+    found = {}
+    for heads, share in itertools.product(range(1, _HEADS + 1), (0.6, 0.8, 1.0, 1.25)):
+        neurons = min(_NEURONS, 8 * round(_NEURONS * share * heads / _HEADS / 8))
+        if neurons < 8 or (heads, neurons) == (_HEADS, _NEURONS):
+            continue
+        for integers in (False, True):
+            passes = _uniform(heads, neurons, score="magnitude", integers=integers)
+            attempt = _made(folder / f"magnitude.{heads}.{neurons}.{integers}.0.onnx", path, *passes)
+            found[heads, neurons, integers] = attempt.file
+    return found
+
+
+def _predicted(attempt: Attempt) -> float | None:
+    found: float | None = attempt.report.get("goal", {}).get("predicted")
+    return found
+
+
+def _made(target: Path, path: Path, *options: str) -> Attempt:
+    """A file by `onnxprune optimize`, or the one that lies there already with its report."""
+    report = target.with_suffix(".report.json")
+    if target.exists() and report.exists():
+        held = json.loads(report.read_text())
+        cost = contenders.Measured(**held["cost"])
+        return Attempt(tool="onnxprune", file=target, error=held["error"], cost=cost, report=held["report"])
+    attempt = contenders.onnxprune(path, target, *options)
+    if attempt.cost is not None:
+        held = {"error": attempt.error, "cost": asdict(attempt.cost), "report": attempt.report}
+        report.write_text(json.dumps(held))
+    if attempt.error:
+        raise RuntimeError(f"{target.name}: {attempt.error}")
+    return attempt
+
+
+def encoder(folder: Path, rounds: int) -> Row:
+    """MiniLM by two goals, and by other tools."""
+    path, data = models.get(_ENCODER), tasks.calibration_file(_ENCODER)
+    attempts = [("fp32", contenders.original(path))]
+    for target in _ENCODER_TARGETS:
+        options = ["--data", str(data), "--shape", "input_ids=1x128", "--speedup", str(target)]
+        attempts.append((f"onnxprune --speedup {target:g}", _made(folder / f"minilm.{target}.onnx", path, *options)))
+    for name in _PEERS:
+        attempts.append((name, contenders.peer(name, path, folder / f"{name}.onnx")))
+    sound = [attempt for _, attempt in attempts if not attempt.error]
+    race = paired.race([attempt.file for attempt in sound], [tasks.feed(_ENCODER)], rounds=rounds)
+    timings = dict(zip((attempt.file for attempt in sound), race.timings(), strict=True))
+    score = tasks.of(_ENCODER).scores
+    reference = score(path) if score else ()
+    rows = []
+    for name, attempt in attempts:
+        row: Row = {"tool": name, "error": attempt.error, "predicted": _predicted(attempt)}
+        row["seconds"] = attempt.cost.seconds if attempt.cost else None
+        if not attempt.error:
+            own = score(attempt.file) if score else ()
+            row |= {
+                "share": attempt.file.stat().st_size / path.stat().st_size,
+                "explained": _explained(path, attempt.file, data),
+                "scores": tasks.report(own, reference),
+                **asdict(timings[attempt.file]),
+            }
+        rows.append(row | {"file": attempt.file.name})
+    return {"rows": rows}
+
+
+def _explained(path: Path, file: Path, data: Path | None) -> float:
+    """Fidelity on the held-out samples, the same for every tool: of all samples by `onnxprune validate`."""
+    from onnxprune import validate
+
+    return float(validate(path, file, data=str(data)).fidelity.score)
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and write both files."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", choices=("gpt", "encoder"))
+    parser.add_argument("--work", type=Path, help="where files are kept; a temporary folder by default")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
+    asked = parser.parse_args(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    target = asked.folder / "goals.json"
+    result: Row = json.loads(target.read_text()) if asked.only and target.exists() else {}
+    result |= {"machine": machine(), "rounds": asked.rounds}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(asked.work or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        if asked.only != "encoder":
+            result["gpt"] = gpt(folder, asked.rounds)
+        if asked.only != "gpt":
+            result["encoder"] = encoder(folder, asked.rounds)
+    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
