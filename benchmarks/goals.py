@@ -4,8 +4,8 @@
 
 Writes `goals.json`, and `goals.md` from it. The GPT fixture: perplexity of held-out text at 1.5, 2 and 3 times the
 measured speed, three seeds, each with other calibration blocks; uniform contenders have the shapes that come closest to
-the searched model's speed in the same race, in float or int8, whichever keeps more. MiniLM: `--speedup 3` and `4` beside
-onnxruntime's, Olive's and onnxsim's files. Files that lie in FOLDER already are not made again.
+the searched model's speed in the same race, in float or int8, whichever keeps more. MiniLM: `--speedup 3` and `4`
+beside onnxruntime's, Olive's and onnxsim's files. Files that lie in FOLDER already are not made again.
 """
 
 import argparse
@@ -142,8 +142,7 @@ def encoder(folder: Path, rounds: int) -> Row:
     for target in _ENCODER_TARGETS:
         options = ["--data", str(data), "--shape", "input_ids=1x128", "--speedup", str(target)]
         attempts.append((f"onnxprune --speedup {target:g}", _made(folder / f"minilm.{target}.onnx", path, *options)))
-    for name in _PEERS:
-        attempts.append((name, contenders.peer(name, path, folder / f"{name}.onnx")))
+    attempts += [(name, contenders.peer(name, path, folder / f"{name}.onnx")) for name in _PEERS]
     sound = [attempt for _, attempt in attempts if not attempt.error]
     race = paired.race([attempt.file for attempt in sound], [tasks.feed(_ENCODER)], rounds=rounds)
     timings = dict(zip((attempt.file for attempt in sound), race.timings(), strict=True))

@@ -7,6 +7,14 @@ from typing import Any
 from benchmarks import tables
 
 Row = dict[str, Any]
+_UNIFORM = (
+    "Each seed calibrates on other blocks. Uniform contenders have the shape whose speed is nearest to the searched "
+    "model's in the same race, in float or int8, whichever has the lower perplexity."
+)
+_SCORES = (
+    "Explained: the least share of an output's variance that survives, on all calibration samples, by "
+    "`onnxprune validate`. Scores: higher is better."
+)
 _CONTENDERS = ("search", "uniform obs", "uniform magnitude")
 
 
@@ -49,8 +57,7 @@ def _gpt(result: Row) -> list[str]:
         "",
         f"## GPT fixture: perplexity of held-out text (uncut {result['uncut']:.2f})",
         "",
-        "Each seed calibrates on other blocks. Uniform contenders have the shape whose speed is nearest to the searched "
-        "model's in the same race, in float or int8, whichever has the lower perplexity.",
+        _UNIFORM,
         "",
         tables.table(head, body),
         "",
@@ -98,8 +105,7 @@ def _encoder(result: Row) -> list[str]:
         "",
         "## MiniLM, batch 1 x 128, cpu:1",
         "",
-        "Explained: the least share of an output's variance that survives, on all calibration samples, by "
-        "`onnxprune validate`. Scores: higher is better.",
+        _SCORES,
         "",
         tables.table(["tool", "speed-up (95 %)", "ms", "file", "explained", *names, "tool took"], body),
     ]

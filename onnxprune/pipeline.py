@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -157,6 +158,7 @@ def optimize(
             timings=trail.timings(),
             identity=str(trail.base["model"]),
             seed=seed,
+            small=goal.most_bytes(1) < math.inf,
             budget=Budget(seconds=goal.budget_s),
             progress=progress,
         )

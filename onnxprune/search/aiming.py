@@ -21,6 +21,8 @@ from onnxprune.search.searcher import Candidate, Searcher
 
 # Models that are finished for one goal, at most.
 ATTEMPTS = 3
+# Bytes of a finished file may differ so much from what the tables say before it is searched again.
+_FORESEEN = 0.04
 
 
 class Done(Protocol):
@@ -88,9 +90,19 @@ class _Job(Generic[Result]):
                 return
             finish = self._finish(found.best)
             excess = excess_of(self._goal, finish, self._searcher.original_bytes)
-            if excess <= 1 or not found.reachable or self._searcher.judge.spent():
+            # What finished files take beside the table's bytes is known now: a search may have been too strict.
+            smaller = self._learns(found.best, finish)
+            if (excess <= 1 and not smaller) or not found.reachable or self._searcher.judge.spent():
                 return
-            margin *= excess * 1.01
+            margin *= max(excess * 1.01, 1.0) if not smaller else 1.0
+
+    def _learns(self, candidate: Candidate, finish: Finish) -> bool:
+        """Whether the file came out so much smaller or larger than foreseen that another choice is due."""
+        if not math.isfinite(self._goal.most_bytes(1)):
+            return False
+        more = finish.size_bytes - candidate.size_bytes
+        self._searcher.unforeseen += more
+        return abs(more) > _FORESEEN * finish.size_bytes
 
     def above_floors(self) -> None:
         """The fastest model that keeps the floors; the refit of finished models may keep them a little further."""

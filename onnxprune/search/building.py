@@ -9,13 +9,16 @@ from onnxprune.calibration import Statistics
 from onnxprune.model import Model
 from onnxprune.passes import RemoveBlocks, SparseInt8
 from onnxprune.plan import Edit
-from onnxprune.protocol import Context
+from onnxprune.protocol import CompareInputs, Context
 from onnxprune.removal.edits import apply_removals, shapes_edit
 from onnxprune.search.levels import AS_IS, Choice, Level
 from onnxprune.search.places import Place
 from onnxprune.search.solving import Solution, removal_of
 from onnxprune.sites import Site, find_sites
 from onnxprune.structure import Structure
+
+# Bits and share of zeros.
+Form = tuple[int, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +30,7 @@ class Builder:
         sites: of that model.
         statistics: ranges, for the integer forms that want them.
         solutions: by place, of those that have units.
+        compare: what linears read, for the forms whose zeros are made up for.
     """
 
     model: Model
@@ -35,6 +39,8 @@ class Builder:
     places: Sequence[Place]
     statistics: Statistics | None
     solutions: dict[str, Solution]
+    compare: CompareInputs | None = None
+    _forms: dict[Form, tuple[Edit, ...]] = field(default_factory=dict)
     _cuts: dict[tuple[str, int], Edit] = field(default_factory=dict)
 
     def build(self, choice: Choice) -> Model:
@@ -50,12 +56,37 @@ class Builder:
             one = RemoveBlocks(sites=gone)
             result, _ = one.apply(result, one.propose(self.model, self.sites, Context()).edits)
         result = self._cut(result, levels)
-        integers = integer_weights(self.places, levels)
-        if integers:
-            pass_ = SparseInt8(sites=integers)
-            proposal = pass_.propose(result, find_sites(result), Context(statistics=self.statistics))
-            result, _ = pass_.apply(result, proposal.edits) if proposal.edits else (result, ())
-        return result
+        edits = self._integers(result, levels)
+        return SparseInt8().apply(result, edits)[0] if edits else result
+
+    def _integers(self, model: Model, levels: dict[str, Level]) -> tuple[Edit, ...]:
+        """Edits that make integers: of weights that nothing cuts as they were solved once, of others anew."""
+        apart = all(place.share == 1 for place in self.places if 0 < (levels[place.id].units or 0) < place.units)
+        held: dict[str, Edit] = {}
+        cut: list[str] = []
+        for form, names in integer_forms(self.places, levels).items():
+            whole = {
+                site.id
+                for place in self.places
+                if levels[place.id].units is None and apart
+                for site in place.weights
+                if site.id in names
+            }
+            cut += [name for name in names if name not in whole]
+            held |= {edit.id: edit for edit in self._solved(form) if edit.site in whole or edit.kind == "raise-opset"}
+        if cut:
+            one = SparseInt8(sites=tuple(cut))
+            found = one.propose(model, find_sites(model), Context(statistics=self.statistics)).edits
+            held |= {edit.id: edit for edit in found}
+        wanted = {name for edit in held.values() for name in edit.depends_on}
+        return tuple(edit for edit in held.values() if edit.kind != "raise-opset" or edit.id in wanted)
+
+    def _solved(self, form: Form) -> tuple[Edit, ...]:
+        """Edits of all weights of the uncut model in one form."""
+        if form not in self._forms:
+            context = Context(statistics=self.statistics, compare_inputs=self.compare)
+            self._forms[form] = pass_of(form).propose(self.model, self.sites, context).edits
+        return self._forms[form]
 
     def _cut(self, model: Model, levels: dict[str, Level]) -> Model:
         first = shapes_edit("remove-units", self.structure)
@@ -74,7 +105,21 @@ class Builder:
         return cut
 
 
-def integer_weights(places: Sequence[Place], levels: Choice) -> tuple[str, ...]:
-    """Sites of the weights that become int8; those of blocks that go do not."""
-    chosen = [place for place in places if levels.get(place.id, AS_IS).bits == 8]
-    return tuple(site.id for place in chosen if levels[place.id].units != 0 for site in place.weights)
+def integer_forms(places: Sequence[Place], levels: Choice) -> dict[Form, tuple[str, ...]]:
+    """Sites of the weights that become integers, by form; those of blocks that go do not."""
+    found: dict[Form, tuple[str, ...]] = {}
+    for place in places:
+        level = levels.get(place.id, AS_IS)
+        if level.bits is not None and level.units != 0:
+            form = (level.bits, level.sparsity or 0.0)
+            found[form] = (*found.get(form, ()), *(site.id for site in place.weights))
+    return dict(sorted(found.items(), key=lambda one: (-one[0][0], one[0][1])))
+
+
+def pass_of(form: Form, sites: tuple[str, ...] = ()) -> SparseInt8:
+    """The pass that makes integers of one form: of 4 bits, tables alone.
+
+    Without sites, of every weight on its own: what others lose is not known while levels are compared.
+    """
+    bits, sparsity = form
+    return SparseInt8(sites=sites, sparsity=sparsity, embeddings=4 if bits == 4 else True, sequential=bool(sites))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def _row(
     progress: Callable[[str], None],
 ) -> dict[Level, float]:
     """Milliseconds of one place's piece at every level, from memory where all are known."""
-    levels = [level for level in grid[place.id] if level.units != 0]
+    levels = [level for level in grid[place.id] if level.units != 0 and level == _run_as(level)]
     keys = {level: watch.key("piece", key, str(level)) for level in levels}
     known: dict[Level, Any] = {level: watch.memory.load(keys[level]) for level in levels}
     if any(value is None for value in known.values()):
@@ -176,7 +176,12 @@ def _row(
         for level, ms in known.items():
             watch.memory.save(keys[level], ms if math.isfinite(ms) else "infinite")
     row = monotone({level: math.inf if ms == "infinite" else float(ms) for level, ms in known.items()})
-    return row | {level: 0.0 for level in grid[place.id] if level.units == 0}
+    return {level: 0.0 if level.units == 0 else row[_run_as(level)] for level in grid[place.id]}
+
+
+def _run_as(level: Level) -> Level:
+    """The level that takes as long: the runtime multiplies zeros, too."""
+    return replace(level, sparsity=None)
 
 
 def _timed_row(

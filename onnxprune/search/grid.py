@@ -18,6 +18,10 @@ _LEAST = 0.04
 # Up to so many units each count is a level of its own.
 _FEW = 16
 
+# Shares of zeros that weights may have: bitmaps store what is left.
+SPARSITIES = (0.5, 0.75)
+_CONVOLUTIONS = {"Conv", "ConvTranspose", "FusedConv"}
+
 Grid = dict[str, tuple[Level, ...]]
 
 
@@ -39,15 +43,27 @@ def counts_of(units: int, multiple: int = 1) -> tuple[int, ...]:
     return tuple(sorted({count for count in kept if count < units}, reverse=True))
 
 
-def grid_of(places: Sequence[Place], integers: frozenset[str], *, multiple: int = 1) -> Grid:
+def grid_of(places: Sequence[Place], integers: frozenset[str], *, multiple: int = 1, small: bool = False) -> Grid:
     """Levels of every place, as it was first.
 
     Args:
         places: of one model.
         integers: sites of weights that can become int8.
         multiple: to which counts of many units are rounded up.
+        small: also levels that make the file smaller and no run faster: zeros in weights, tables of 4 bits.
     """
-    return {place.id: tuple(_levels(place, integers, multiple)) for place in places}
+    return {
+        place.id: (*_levels(place, integers, multiple), *(_small(place, integers) if small else ())) for place in places
+    }
+
+
+def _small(place: Place, integers: frozenset[str]) -> Iterator[Level]:
+    if not any(site.id in integers for site in place.weights):
+        return
+    if place.site.kind == "embedding":
+        yield Level(bits=4)
+    elif all(site.operator not in _CONVOLUTIONS for site in place.weights):
+        yield from (Level(bits=8, sparsity=sparsity) for sparsity in SPARSITIES)
 
 
 def _levels(place: Place, integers: frozenset[str], multiple: int) -> Iterator[Level]:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from onnxprune import spec
 from onnxprune.calibration import Statistics, collect
 from onnxprune.errors import DataError
-from onnxprune.inputs import compare_inputs
+from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.loss import Loss
 from onnxprune.model import Model, data_files
 from onnxprune.passes import SparseInt8
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, written
-from onnxprune.search.building import Builder, integer_weights
+from onnxprune.search.building import Builder, integer_forms, pass_of
 from onnxprune.search.choosing import Chooser, Levels, Limits
 from onnxprune.search.clocking import Stopwatch, latency_table
 from onnxprune.search.grid import Grid, grid_of, integers_of
@@ -48,7 +49,7 @@ class Candidate:
         predicted: times as fast as the original, by the table.
         measured: the same by the clock, before the passes' own refit.
         latency_ms: measured.
-        size_bytes: of the file, before passes that pack it.
+        size_bytes: of the file, as it will be packed.
         loss: beyond the original's, on calibration samples.
     """
 
@@ -68,6 +69,8 @@ class Searcher:
         model: as lossless edits have left it.
         identity: of the original file.
         memory: what earlier runs have found of this model with these samples and options.
+        unforeseen: bytes that a finished file took beyond what was foreseen.
+        small: whether levels count that make the file smaller and no run faster.
         timings: what a clock has said on this target.
     """
 
@@ -78,8 +81,11 @@ class Searcher:
     memory: Memory
     timings: Memory
     seed: int = 0
+    small: bool = False
     budget: Budget = field(default_factory=Budget)
     progress: Progress = lambda _: None
+
+    unforeseen: int = 0
 
     @cached_property
     def builder(self) -> Builder:
@@ -91,10 +97,12 @@ class Searcher:
         places = find_places(self.model, structure, sites)
         self.progress(f"solve {sum(1 for place in places if place.units)} places of units")
         mask = self.subject.mask
-        solutions = solve_places(
-            self.model, structure, places, lambda one, other, what: compare_inputs(one, other, what, samples, mask=mask)
-        )
-        return Builder(self.model, structure, sites, places, self.statistics, solutions)
+
+        def compare(one: Model, other: Model, what: Collection[Source]) -> Mapping[Source, Inputs]:
+            return compare_inputs(one, other, what, samples, mask=mask)
+
+        solutions = solve_places(self.model, structure, places, compare)
+        return Builder(self.model, structure, sites, places, self.statistics, solutions, compare)
 
     @cached_property
     def statistics(self) -> Statistics | None:
@@ -106,7 +114,9 @@ class Searcher:
     @cached_property
     def grid(self) -> Grid:
         """Levels of every place."""
-        return grid_of(self.builder.places, integers_of(self.model, Context(statistics=self.statistics)))
+        return grid_of(
+            self.builder.places, integers_of(self.model, Context(statistics=self.statistics)), small=self.small
+        )
 
     @cached_property
     def watch(self) -> Stopwatch:
@@ -146,9 +156,14 @@ class Searcher:
             predicted=self.latency.original_ms / self.latency.ms(choice),
             measured=ratio,
             latency_ms=ms,
-            size_bytes=self.size_of(choice),
+            size_bytes=max(1, self.size_of(choice) - self._packed_away(choice) + self.unforeseen),
             loss=self.judge.lost(choice),
         )
+
+    def _packed_away(self, choice: Choice) -> int:
+        """Bytes that packing saves on zeros, which files hold densely before."""
+        dense = {name: replace(level, sparsity=None) for name, level in choice.items()}
+        return int(self.errors.size(dense) - self.errors.size(choice))
 
     def plain(self, limits: Limits) -> Levels | None:
         """The levels of least error within the tables' limits; None where no levels keep them."""
@@ -213,8 +228,13 @@ def specs_of(places: Sequence[Place], choice: Choice) -> tuple[str, ...]:
             if place.site.kind == kind and (level := levels[place.id]).units
         ]
         specs += [f"{name}:levels={'+'.join(cuts)}"] if cuts else []
-    integers = integer_weights(places, levels)
+    forms = integer_forms(places, levels)
     whole = {site.id for place in places if levels[place.id].units != 0 for site in place.weights}
-    if integers:
-        specs.append("sparse-int8" if whole == set(integers) else f"sparse-int8:sites={'+'.join(integers)}")
+    for at, (form, names) in enumerate(forms.items()):
+        if form == (8, 0.0) and whole == set(names):
+            specs.append("sparse-int8")
+        else:
+            # Those that follow find a graph that holds integers already.
+            one = pass_of(form, names)
+            specs.append(spec.format(replace(one, quantized="extend") if at else one))
     return tuple(specs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -39,7 +40,9 @@ def error_table(
     """
     progress("weigh places by the loss of whole models")
     weights = _weights(builder, grid, judge)
-    gone = _alone(builder.places, grid, judge, lambda levels: [level for level in levels if level.units == 0])
+    gone = _alone(
+        builder.places, judge, {place.id: [one for one in grid[place.id] if one.units == 0] for place in builder.places}
+    )
     integers = _integers(builder, grid, judge)
     rows: dict[str, dict[Level, float]] = {}
     for place in builder.places:
@@ -47,10 +50,10 @@ def error_table(
         row: dict[Level, float] = {}
         for level in grid[place.id]:
             if level.units == 0:
-                lost = gone.get(place.id, weight)
+                lost = gone.get((place.id, level), weight)
             else:
                 cut = solution.error(level.units) if solution is not None and level.units else 0.0
-                lost = weight * cut + (integers[place.id] if level.bits == 8 else 0.0)
+                lost = weight * cut + integers.get((place.id, replace(level, units=None)), 0.0)
             if math.isfinite(lost):
                 row[level] = max(lost, 0.0) / weight
         rows[place.id] = row
@@ -78,21 +81,25 @@ def _weights(builder: Builder, grid: Grid, judge: Judge) -> dict[str, float]:
 
 
 def _alone(
-    places: Sequence[Place], grid: Grid, judge: Judge, pick: Callable[[Sequence[Level]], Sequence[Level]]
-) -> dict[str, float]:
-    """What the whole model loses with one place alone at the level picked for it."""
-    wanted = [(place, level) for place in places for level in pick(grid[place.id])]
-    return {place.id: judge.lost({place.id: level}) for place, level in wanted[:MEASURED]}
+    places: Sequence[Place], judge: Judge, levels: Mapping[str, Sequence[Level]]
+) -> dict[tuple[str, Level], float]:
+    """What the whole model loses with one place alone at each of some levels."""
+    wanted = [(place.id, level) for place in places for level in levels[place.id]]
+    return {(name, level): judge.lost({name: level}) for name, level in wanted[: 2 * MEASURED]}
 
 
-def _integers(builder: Builder, grid: Grid, judge: Judge) -> Mapping[str, float]:
-    """What integers lose at each place."""
-    able = [place for place in builder.places if Level(bits=8) in grid[place.id]]
-    if len(able) <= MEASURED:
-        found = _alone(able, grid, judge, lambda levels: [Level(bits=8)] if Level(bits=8) in levels else [])
-        return dict.fromkeys((place.id for place in builder.places), 0.0) | found
-    together = judge.lost({place.id: Level(bits=8) for place in able})
-    return dict.fromkeys((place.id for place in builder.places), together / len(able))
+def _integers(builder: Builder, grid: Grid, judge: Judge) -> Mapping[tuple[str, Level], float]:
+    """What integers lose at each place, whatever else is cut there."""
+    levels = {name: [one for one in row if one.bits and one.units is None] for name, row in grid.items()}
+    if sum(map(len, levels.values())) <= 2 * MEASURED:
+        return _alone(builder.places, judge, levels)
+    # Too many places to look at each: what all lose together is shared out.
+    found: dict[tuple[str, Level], float] = {}
+    for level in dict.fromkeys(one for row in levels.values() for one in row):
+        able = [name for name, row in levels.items() if level in row]
+        together = judge.lost(dict.fromkeys(able, level))
+        found |= {(name, level): together / len(able) for name in able}
+    return found
 
 
 def _some(places: Sequence[Place]) -> Sequence[Place]:
@@ -116,5 +123,7 @@ def _sizes(place: Place, builder: Builder, levels: Sequence[Level]) -> dict[Leve
             left = max(0.0, numbers - place.site.unit_size * (place.units - level.units))
         else:
             left = float(numbers)
-        found[level] = left * (level.bits / 8 if level.bits else width)
+        each = level.bits / 8 if level.bits else width
+        # A bitmap says where the numbers are that stay.
+        found[level] = left * (each if not level.sparsity else each * (1 - level.sparsity) + 1 / 8)
     return found

@@ -132,10 +132,10 @@ def test_passes_and_goals_exclude_each_other(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("size", ["0.15x", "30kB"])
+@pytest.mark.parametrize("size", ["0.3x", "30kB"])
 def test_a_size_is_kept(size: str, target: WorkTarget, tmp_path: Path) -> None:
     path, _ = transformer(tmp_path)
-    most = 30_000 if size == "30kB" else 0.15 * path.stat().st_size
+    most = 30_000 if size == "30kB" else 0.3 * path.stat().st_size
     result = search(tmp_path, size=size)
     assert result.goal.met, result.goal.reason
     assert 0.8 * most < result.output.stat().st_size <= most
