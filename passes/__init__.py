@@ -20,6 +20,7 @@ from onnxprune.passes.remove_dead import RemoveDead
 from onnxprune.passes.remove_heads import RemoveHeads
 from onnxprune.passes.remove_neurons import RemoveNeurons
 from onnxprune.passes.simplify import Simplify
+from onnxprune.passes.smooth_activations import SmoothActivations
 from onnxprune.passes.sparse_int8 import SparseInt8
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ OWN: tuple[type[Any], ...] = (
     FactorLinear,
     FactorEmbedding,
     Recover,
+    SmoothActivations,
     SparseInt8,
     Cluster,
     PackWeights,
@@ -74,6 +76,7 @@ __all__ = [
     "RemoveHeads",
     "RemoveNeurons",
     "Simplify",
+    "SmoothActivations",
     "SparseInt8",
     "known",
 ]

@@ -16,7 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("files", "store", "user_code"),
     ("model", "graph", "weights", "rewrite", "interface"),
     ("dimensions", "cut"),
-    ("structure", "blocks", "biases", "unchanging", "dead", "folding"),
+    ("structure", "blocks", "biases", "unchanging", "dead", "folding", "norms"),
     ("sites", "plan", "spec", "solvers"),
     ("int4", "int8", "int8_weights", "qdq", "grids", "low_rank", "codes", "packing", "storage", "cost", "isomorphism"),
     ("pieces", "runtime"),
