@@ -101,11 +101,15 @@ def _divergence(histogram: Histogram, low: float, high: float) -> float:
     cut = kept.copy()
     cut[0] += counts[centres < low].sum()
     cut[-1] += counts[centres > high].sum()
-    # Each level's count is spread evenly over its bins that are not empty.
+    # Each level's count is spread evenly over its bins that are not empty. Zero and both ends lie on the grid, and what
+    # piles up there, as behind a Relu or a Clip, is not spread.
     level = np.clip(np.rint((centres[inside] - low) / (high - low) * (_LEVELS - 1)), 0, _LEVELS - 1).astype(np.int64)
-    filled = np.bincount(level, weights=kept > 0, minlength=_LEVELS)
-    total = np.bincount(level, weights=kept, minlength=_LEVELS)
-    spread = np.where(kept > 0, total[level] / np.maximum(filled[level], 1), 0.0)
+    exact = np.zeros(len(kept), bool)
+    exact[[0, -1, int(np.argmin(np.abs(centres[inside])))]] = True
+    loose = np.where(exact, 0.0, kept)
+    filled = np.bincount(level, weights=loose > 0, minlength=_LEVELS)
+    total = np.bincount(level, weights=loose, minlength=_LEVELS)
+    spread = np.where(loose > 0, total[level] / np.maximum(filled[level], 1), np.where(exact, kept, 0.0))
     p, q = cut / cut.sum(), spread / max(spread.sum(), 1.0)
     # A bin that only values from outside fall into counts as almost empty, not as impossible.
     known = p > 0
