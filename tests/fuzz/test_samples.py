@@ -60,7 +60,8 @@ def feeds_of(path: Path, ports: tuple[Port, ...]) -> tuple[list[Feeds], str]:
 def test_hostile_samples_are_read_or_refused(ports: tuple[Port, ...], tmp_path: Path, cases: int) -> None:
     path = tmp_path / "samples.npz"
     (port,) = ports
-    width = int(port.shape[-1])
+    width = port.shape[-1]
+    assert isinstance(width, int)
     read = 0
     for case in range(cases):
         path.write_bytes(archive(random.Random(case), width))  # noqa: S311 - chance, not secrets

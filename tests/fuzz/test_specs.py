@@ -22,7 +22,7 @@ def drawn(chance: random.Random) -> str:
     """A spec of a real pass with values of every kind, some of it damaged."""
     passes = known()
     name = chance.choice(sorted(passes))
-    options = [field.name for field in dataclasses.fields(passes[name])] or ["keep"]
+    options = [field.name for field in dataclasses.fields(passes[name])] or ["keep"]  # type: ignore[arg-type]
     items = [f"{chance.choice(options)}={chance.choice(_VALUES)}" for _ in range(chance.randint(0, 3))]
     text = f"{name}:{','.join(items)}" if items else name
     if chance.random() < 0.3:

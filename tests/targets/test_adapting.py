@@ -93,7 +93,7 @@ def test_an_operator_that_crashes_the_runtime_is_declined(tmp_path: Path) -> Non
     proto = onnx.load(saved(tmp_path / "m.onnx"))
     proto.graph.node[0].op_type = "Gemm"
     onnx.save(proto, tmp_path / "m.onnx")
-    assert adapt("old", tmp_path / "m.onnx", OLD, tmp_path / "copy")
+    assert adapt("old", tmp_path / "m.onnx", OLD, tmp_path / "copy").is_file()
     fragile = Limits(runtime="onnxruntime 1.0", ir=8, opset=17, biased=True)
     with pytest.raises(TargetError) as caught:
         adapt("old", tmp_path / "m.onnx", fragile, tmp_path / "copy")
