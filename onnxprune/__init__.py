@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxprune.inspection import inspect
     from onnxprune.pipeline import apply, optimize
     from onnxprune.recovering import recover
+    from onnxprune.sweeping import sweep
     from onnxprune.unpacking import unpack
 
 # Looked up when first used, so that importing the package costs next to nothing.
@@ -26,6 +27,7 @@ _HOMES = {
     "inspect": "onnxprune.inspection",
     "optimize": "onnxprune.pipeline",
     "recover": "onnxprune.recovering",
+    "sweep": "onnxprune.sweeping",
     "time": "onnxprune.comparison",
     "unpack": "onnxprune.unpacking",
     "validate": "onnxprune.comparison",
@@ -47,6 +49,7 @@ __all__ = [
     "inspect",
     "optimize",
     "recover",
+    "sweep",
     "time",
     "unpack",
     "validate",

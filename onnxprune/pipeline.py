@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from onnxprune import spec
+from onnxprune.bench import Bench, Carried, passes_of
 from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import DataError, OptionError
@@ -18,29 +17,17 @@ from onnxprune.loss import check_loss
 from onnxprune.measurement import Measurement, measure, parse_targets
 from onnxprune.model import Model, data_files, save
 from onnxprune.packing import unpacked
-from onnxprune.passes import PackWeights, known
-from onnxprune.plan import Edit, Plan, plan_files
-from onnxprune.protocol import Pass
-from onnxprune.repairing import reach
+from onnxprune.plan import Edit, plan_files
 from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Reached, Result
-from onnxprune.resuming import trail_of, versions
 from onnxprune.runtime import Feeds, observe_shapes
-from onnxprune.search.aiming import Aimed, aim
-from onnxprune.search.floors import Floors
 from onnxprune.search.goal import Goal, Metric, read_goal
-from onnxprune.search.judging import Budget
 from onnxprune.search.reaching import Finish, missed
-from onnxprune.search.searcher import Searcher
-from onnxprune.stages import Outcome, run_passes
 from onnxprune.subject import Subject, load_subject
 from onnxprune.synthetic import parse_shapes
 from onnxprune.targets.target import Timer
 from onnxprune.targets.together import refusals, together
 
-# Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
-LOSSLESS_PASSES = ("simplify", "remove-dead")
-DEFAULT_PASSES = (*LOSSLESS_PASSES, "sparse-int8", "pack-weights")
 DEFAULT_FLOOR = 0.95
 # Seconds of alternated runs behind the reported speed-up.
 TIMING_S = 6.0
@@ -126,7 +113,7 @@ def optimize(
             f"A latency goal needs milliseconds, which {place.name} does not give. Name a speed-up instead."
         )
     _check_goal(goal, passes, gradual)
-    chosen = _portable(with_recovery(_passes(passes), recover, gradual), portable)
+    chosen = with_recovery(passes_of(passes), recover, gradual)
     floor = _floor(fidelity, free=bool(passes) or goal.searches)
     sizes = parse_shapes(shape)
     fixed_sizes(fixed_shapes)
@@ -134,59 +121,13 @@ def optimize(
     progress("load and run the original")
     subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic, lessons=recover_data)
     _check_samples(goal, subject)
-    if subject.packed and all(one.name != PackWeights.name for one in chosen):
-        # What came packed goes packed.
-        chosen = (*chosen, PackWeights())
-
-    trail = trail_of(path, subject, place, seed, fresh=fresh)
-
-    def run(wanted: Sequence[Pass]) -> Outcome:
-        # Where several passes lose something, none is held to the floor alone: what gives way is chosen of all.
-        several = goal.searches or sum(not one.lossless for one in wanted) > 1
-        wanted = _portable(wanted, portable)
-        return run_passes(wanted, subject, place, trail, None if several else floor, seed=seed, progress=progress)
-
-    searcher, aimed = None, None
-    if goal.searches and subject.loss is not None:
-        floors = Floors(subject, goal, metric if callable(metric) else None)
-        lossless, packing = _passes(LOSSLESS_PASSES), PackWeights()
-        searcher = Searcher(
-            subject=subject,
-            model=run(lossless).model,
-            target=place,
-            memory=trail.tables("search"),
-            timings=trail.timings(),
-            identity=str(trail.base["model"]),
-            seed=seed,
-            small=goal.most_bytes(1) < math.inf,
-            budget=Budget(seconds=goal.budget_s),
-            progress=progress,
-        )
-        aimed, outcome = aim(searcher, goal, floors, lambda wanted: run((*lossless, *wanted, packing)))
-        chosen = _portable((*lossless, *aimed.passes, packing), portable)
-        chosen, outcome = (chosen, outcome) if recover is None else _recovered(chosen, recover, run)
-    else:
-        outcome = run(chosen)
-    if floor is not None:
-        outcome = reach(floor, outcome, chosen, subject, place, trail, seed=seed, progress=progress)
+    bench = Bench(subject, place, sizes, seed=seed, fresh=fresh, portable=portable, progress=progress)
+    carried = bench.carry_out(chosen, goal, floor, metric if callable(metric) else None, recover=recover)
+    outcome = carried.outcome
 
     progress("save")
-    plan = Plan(
-        model_sha256=str(trail.base["model"]),
-        versions=versions(),
-        options={
-            "passes": [spec.format(one) for one in chosen],
-            "fidelity": floor,
-            "target": place.name,
-            "shape": {name: list(size) for name, size in sizes.items()},
-            "loss": subject.loss.kind if subject.loss is not None else None,
-            "goal": goal.asked(),
-        },
-        seed=seed,
-        edits=outcome.edits,
-    )
     plan_path = destination.with_name(f"{destination.stem}.plan.json")
-    with plan_files(plan, plan_path):
+    with plan_files(bench.plan(carried, goal, floor), plan_path):
         save(outcome.model, destination)
     forms: tuple[Form, ...] = ()
     if fixed_shapes or ort:
@@ -207,13 +148,13 @@ def optimize(
         measurements=measurements,
         shape={name: value.shape for name, value in subject.timed.items()},
         fidelity=outcome.fidelity,
-        goal=_reached(asked, subject, measurements, _size(destination), outcome, searcher, aimed),
+        goal=_reached(asked, subject, measurements, _size(destination), carried),
         reports=outcome.reports,
         notes=(
             *subject.model.notes,
             *_loss_notes(subject, outcome.edits),
             *_sparsity_notes(outcome.edits),
-            *trail.notes(),
+            *bench.trail.notes(),
             *_refused(place),
         ),
         forms=forms,
@@ -228,24 +169,6 @@ def _check_goal(goal: Goal, passes: Sequence[str], gradual: int) -> None:
         raise OptionError("gradual cuts what passes name in rounds. Give passes instead of a goal.")
 
 
-def _recovered(
-    chosen: tuple[Pass, ...], steps: int, run: Callable[[Sequence[Pass]], Outcome]
-) -> tuple[tuple[Pass, ...], Outcome]:
-    """What a search chose, with recovery after what it cut."""
-    chosen = with_recovery(chosen, steps)
-    return chosen, run(chosen)
-
-
-def _passes(specs: Sequence[str]) -> tuple[Pass, ...]:
-    passes = known()
-    if not specs:
-        return tuple(spec.parse(text, passes) for text in DEFAULT_PASSES)
-    chosen = [spec.parse(text, passes) for text in specs]
-    if chosen[0].name != "simplify":
-        chosen.insert(0, spec.parse("simplify", passes))
-    return tuple(chosen)
-
-
 def _check_samples(goal: Goal, subject: Subject) -> None:
     if subject.loss is None and goal.searches and goal.only_floors:
         name = "best" if goal.best else "metric"
@@ -257,16 +180,15 @@ def _reached(
     subject: Subject,
     measurements: Sequence[Measurement],
     size_bytes: int,
-    outcome: Outcome,
-    searcher: Searcher | None,
-    aimed: Aimed | None,
+    carried: Carried,
 ) -> Reached:
+    aimed, searcher = carried.aimed, carried.searcher
     timed = [each.models[1] for each in measurements if each.models]
     finish = Finish(
         speedup=min(each.speedup.ratio for each in timed),
         latency_ms=timed[0].latency_ms.median,
         size_bytes=size_bytes,
-        fidelity=outcome.fidelity.score,
+        fidelity=carried.outcome.fidelity.score,
         metric_drop=None if aimed is None else aimed.finish.metric_drop,
     )
     why = missed(goal, finish, _size(subject.path), None if searcher is None else searcher.ends)
@@ -277,13 +199,6 @@ def _reached(
         predicted=aimed.candidate.predicted if aimed is not None and aimed.candidate is not None else None,
         evaluations=0 if searcher is None else searcher.judge.evaluations,
     )
-
-
-def _portable(passes: Sequence[Pass], asked: bool) -> tuple[Pass, ...]:
-    """The passes, with their option `portable` where it is asked for and they have it."""
-    if not asked:
-        return tuple(passes)
-    return tuple(replace(one, portable=True) if hasattr(one, "portable") else one for one in passes)  # type: ignore[type-var]
 
 
 def _floor(fidelity: float | Literal["off"] | None, *, free: bool) -> float | None:

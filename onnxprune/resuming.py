@@ -127,6 +127,7 @@ def trail_of(path: Path, subject: Subject, place: Timer, seed: int, *, fresh: bo
     base = {
         "model": digest(path),
         "samples": fingerprint(samples),
+        "lessons": None if subject.lessons is None else fingerprint(subject.lessons),
         "shapes": {name: list(value.shape) for name, value in sorted(subject.timed.items())},
         "loss": subject.loss.kind if subject.loss is not None else None,
         "mask": subject.mask,

@@ -68,7 +68,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("stages",),
     ("mutants", "attribution", "repairing"),
     ("search",),
-    ("blaming", "gradual", "pipeline", "recovering"),
+    ("gradual",),
+    ("bench",),
+    ("front", "blaming", "pipeline", "recovering", "sweeping"),
     ("exporting",),
     ("checking",),
     ("report",),
@@ -79,6 +81,7 @@ ONLY_IN = {
     "onnxruntime": {"runtime", "targets", "deployment", "cli"},
     "rich": {"report", "cli"},
     "click": {"cli"},
+    "matplotlib": {"report"},
     "torch": {"learn", "exporting"},
 }
 

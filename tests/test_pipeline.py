@@ -13,7 +13,7 @@ import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
-from onnxprune import apply, optimize, pipeline
+from onnxprune import apply, bench, optimize, pipeline
 from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, ModelError, OptionError, OutputError, PlanError
 from onnxprune.graph import constants
@@ -274,7 +274,7 @@ def job(proto: onnx.ModelProto, folder: Path, **options: Any) -> Result:
 
 def test_without_any_option_a_model_becomes_int8_and_says_so(tmp_path: Path) -> None:
     result = job(graphs.feed_forward(), tmp_path)
-    assert [report.pass_spec for report in result.reports] == list(pipeline.DEFAULT_PASSES)
+    assert [report.pass_spec for report in result.reports] == list(bench.DEFAULT_PASSES)
     assert result.data.synthetic
     assert result.after.size_bytes < 0.35 * result.before.size_bytes
     assert result.before.params == 2 * 64 * 96 + 96 + 64

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from onnxprune import optimize, pipeline, stages
+from onnxprune import bench, optimize, pipeline, stages
 from onnxprune.calibration import Needs
 from onnxprune.model import Model
 from onnxprune.passes import sparse_int8
@@ -312,7 +312,7 @@ class Counting:
 def test_a_pass_whose_own_source_changed_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = prepared(tmp_path)
     known = {"counting": Counting, **stages_known()}
-    monkeypatch.setattr(pipeline, "known", lambda: known)
+    monkeypatch.setattr(bench, "known", lambda: known)
     for _ in range(2):
         run(path, passes=["counting"])
     assert len(Counting.asked) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from onnxprune.cli import blaming, caching, checking, compressing, judging, learning, listing
+from onnxprune.cli import blaming, caching, checking, compressing, judging, learning, listing, sweeping
 from onnxprune.cli.command import Group
 
 # Every command; nothing registers itself on import.
@@ -17,6 +17,7 @@ COMMANDS = (
     judging.validate,
     judging.time,
     blaming.blame,
+    sweeping.sweep,
     checking.check,
     listing.inspect,
     listing.passes,

@@ -44,6 +44,12 @@ class Judge:
     evaluations: int = 0
     _started: float = field(default_factory=time.monotonic)
 
+    def begin(self, budget: Budget) -> None:
+        """Start a search of its own budget; what is remembered stays."""
+        self.budget = budget
+        self.evaluations = 0
+        self._started = time.monotonic()
+
     def lost(self, choice: Choice) -> float:
         """The loss of the model with a choice, less that of the model without; infinite where it does not run."""
         return self._of(choice) - self._of({})
