@@ -12,7 +12,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +22,19 @@ from onnxprune import spec
 from onnxprune.calibration import Columns, Needs, Statistics
 from onnxprune.data import Samples
 from onnxprune.errors import Declined, OnnxPruneError
+from onnxprune.flattening import flattened, unflattened
 from onnxprune.model import Model, digest
 from onnxprune.plan import Edit, Report, Skip, edit_from_json, edits_to_json, tensors_of
 from onnxprune.protocol import Pass
+from onnxprune.solvers.histogram import Histogram
 from onnxprune.steps import Step
 from onnxprune.store import Held, Kept, Store, Tables, digest_of, key_of, open_store
 from onnxprune.subject import Subject
 from onnxprune.targets.machine import machine
 from onnxprune.targets.target import Timer
 
+# What statistics are made of.
+_HELD = (Statistics, Columns, Histogram)
 # Gram matrices up to so many bytes are kept: reading them back is faster than running the samples again.
 _KEPT_STATISTICS = 2**28
 
@@ -90,16 +94,17 @@ class Trail:
         """Statistics of tensors of the model that some edits have made; None where no run has collected them."""
         held = None if self.fresh else self.store.get("statistics", self._needs_key(model_edits, needs))
         try:
-            return None if held is None else _statistics_of(held)
-        except (KeyError, TypeError, ValueError) as error:
+            found = None if held is None else unflattened(held.document, held.tensors, _HELD)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
             self.store.notes.append(f"cache: saved statistics do not fit ({error!r:.80}) and are collected anew")
             return None
+        return found if isinstance(found, Statistics) else None
 
     def keep_statistics(self, model_edits: Sequence[Edit], needs: Needs, found: Statistics) -> None:
         """Keep statistics, unless they are so large that collecting them anew costs less."""
         grams = [one.gram.nbytes for one in found.columns.values() if one.gram is not None]
         if sum(grams) <= _KEPT_STATISTICS:
-            self.store.put("statistics", self._needs_key(model_edits, needs), *_statistics_to(found))
+            self.store.put("statistics", self._needs_key(model_edits, needs), *flattened(found))
 
     def distrust(self) -> None:
         """Find nothing any more: what was found did not pass."""
@@ -117,7 +122,7 @@ class Trail:
         return key_of(self.base, self.place, _code_of(one), spec.format(one), floor, edits_digest(before))
 
     def _needs_key(self, edits: Sequence[Edit], needs: Needs) -> str:
-        wanted = [sorted(names) for names in (needs.ranges, needs.columns, needs.grams, needs.tokens)]
+        wanted = {one.name: sorted(getattr(needs, one.name)) for one in fields(needs)}
         return key_of(self.base, wanted, edits_digest(edits))
 
 
@@ -194,49 +199,3 @@ def _step_of(one: Pass, model: Model, held: Held) -> Step:
         return Step(model, (), report, None)
     edited, changes = one.apply(model, edits)
     return Step(edited, edits, replace(report, changes=changes), None)
-
-
-def _statistics_to(found: Statistics) -> tuple[dict[str, Any], dict[str, Any]]:
-    arrays: dict[str, Any] = {}
-    columns = {}
-    for at, (name, one) in enumerate(sorted(found.columns.items())):
-        columns[name] = {"rows": one.rows, "at": at, "gram": one.gram is not None}
-        arrays |= {f"{at}/{part}": getattr(one, part) for part in _PARTS}
-        if one.gram is not None:
-            arrays[f"{at}/gram"] = one.gram
-    for at, (_, (numbers, counts)) in enumerate(sorted(found.tokens.items())):
-        arrays |= {f"tokens/{at}/numbers": numbers, f"tokens/{at}/counts": counts}
-    document = {
-        "ranges": {name: list(range_) for name, range_ in found.ranges.items()},
-        "columns": columns,
-        "tokens": sorted(found.tokens),
-        "missing": dict(found.missing),
-        "samples": found.samples,
-        "mask": found.mask,
-    }
-    return document, arrays
-
-
-_PARTS = ("mean", "norm", "mean_abs", "max_abs")
-
-
-def _statistics_of(held: Held) -> Statistics:
-    document, arrays = held.document, held.tensors
-    return Statistics(
-        ranges={str(name): (float(low), float(high)) for name, (low, high) in document["ranges"].items()},
-        columns={
-            str(name): Columns(
-                rows=int(one["rows"]),
-                gram=arrays[f"{one['at']}/gram"] if one["gram"] else None,
-                **{part: arrays[f"{one['at']}/{part}"] for part in _PARTS},
-            )
-            for name, one in document["columns"].items()
-        },
-        tokens={
-            str(name): (arrays[f"tokens/{at}/numbers"], arrays[f"tokens/{at}/counts"])
-            for at, name in enumerate(document["tokens"])
-        },
-        missing={str(name): str(why) for name, why in document["missing"].items()},
-        samples=int(document["samples"]),
-        mask=document["mask"],
-    )
