@@ -18,6 +18,7 @@ from onnxprune.figures import finite
 from onnxprune.judge import gather_evidence
 from onnxprune.model import Model, digest, load
 from onnxprune.mutants import Mutants
+from onnxprune.packing import unpacked
 from onnxprune.plan import read_plan
 from onnxprune.runtime import Feeds, open_session, written
 from onnxprune.synthetic import parse_shapes, probes
@@ -164,7 +165,7 @@ def blame(
         raise OptionError(f"--samples must be at least 1 and --groups at least 2, got {samples} and {groups}.")
     path, other, place = Path(reference), Path(candidate), parse_target(target)
     sizes = parse_shapes(shape)
-    original, session = load(path), open_session(path)
+    original, session = unpacked(load(path))[0], open_session(path)
     read = read_plan(Path(plan))
     if read.model_sha256 != (actual := digest(path)):
         raise PlanError(

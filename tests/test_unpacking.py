@@ -84,3 +84,12 @@ def test_what_cannot_be_unpacked_is_said_in_one_line() -> None:
         2,
         "onnxprune: nowhere: no such folder. Make it or choose another place with --output.\n",
     )
+
+
+def test_a_plan_for_a_packed_file_is_blamed_on_its_dense_weights() -> None:
+    graphs.saved(graphs.compressible(), Path())
+    optimize("model.onnx", output="packed.onnx", passes=["pack-weights"])
+    optimize("packed.onnx", output="small.onnx", passes=["sparse-int8:linears=stored"])
+    code, text = run("blame", "packed.onnx", "small.onnx", "--plan", "small.plan.json", "--samples", "2")
+    assert code == 0, text
+    assert "sparse-int8.embedding.0" in text

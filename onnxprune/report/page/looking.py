@@ -11,6 +11,7 @@ from onnxprune.divergence import relative_errors
 from onnxprune.errors import ModelError
 from onnxprune.inspection import Inspection
 from onnxprune.model import load
+from onnxprune.packing import unpacked
 from onnxprune.report.page.document import Section, Table
 from onnxprune.report.page.pictures import course, pairs, shares
 from onnxprune.runtime import Feeds, observe_shapes, open_session, operator_times
@@ -25,7 +26,7 @@ _ROWS = 120
 
 def feeds_for(path: Path, data: str | None, sizes: Mapping[str, Sequence[int]]) -> Feeds:
     """The input of the timed run: the first sample, or a synthetic one, at the sizes that were timed."""
-    model, session = load(path), open_session(path)
+    model, session = unpacked(load(path))[0], open_session(path)
     wanted = {name: tuple(size) for name, size in sizes.items()}
     return timed_feeds(model, session, inputs_for(model, session, data, wanted, 0), wanted)
 
@@ -86,7 +87,7 @@ def time_by_operator(before: Path, after: Path, feeds: Feeds) -> Section | None:
 
 def where_lost(before: Path, after: Path, feeds: Feeds) -> Section | None:
     """The error behind each residual block that both models have; None where there are fewer than two."""
-    reference, candidate = load(before), load(after)
+    reference, candidate = unpacked(load(before))[0], unpacked(load(after))[0]
     try:
         shapes = observe_shapes(reference, [feeds])
         names = [block.output for block in find_blocks(reference.graph, shapes)]
