@@ -3,8 +3,9 @@
     python -m benchmarks.recovery [--only encoder|gpt|scores] [--rounds 80] [--made FOLDER] [--folder benchmarks]
 
 Writes `recovery.json`, and `recovery.md` from it. MiniLM is cut, recovered on WordNet definitions that no task uses,
-without labels, and made integer, by one command; one recovery takes half an hour of processor time at most. Files that lie in FOLDER already, with their plans, are measured as they are; what is missing is made there. A killed run
-continues where it was.
+without labels, and made integer, by one command; one recovery takes half an hour of processor time at most. Files that
+lie in FOLDER already, with their plans, are measured as they are; what is missing is made there. A killed run continues
+where it was.
 """
 
 import argparse
@@ -198,13 +199,8 @@ def _encoder_page(rows: list[Row], rounds: int) -> list[str]:
         ]
         for row in rows
     ]
-    shares = [
-        [
-            row["cut"],
-            *(_share(score, reference) for score, reference in zip(row["scores"], rows[0]["scores"], strict=True)),
-        ]
-        for row in rows[1:]
-    ]
+    whole = rows[0]["scores"]
+    shares = [[row["cut"], *itertools.starmap(_share, zip(row["scores"], whole, strict=True))] for row in rows[1:]]
     return [
         f"## {_ENCODER}: {rounds} alternated rounds at 1 x 128, cpu:1",
         "",
