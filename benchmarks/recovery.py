@@ -165,8 +165,8 @@ def markdown(result: Row) -> str:
             "",
             "## Scores: GPT fixture, 34 % of the heads and neurons of its inner four layers, not refitted",
             "",
-            "Perplexity of 256 held-out blocks of 64 tokens; gradients of the next-token loss on 64 calibration blocks.",
-            "Random: mean of three seeds.",
+            "Perplexity of 256 held-out blocks of 64 tokens; gradients of the next-token loss on 64 calibration",
+            "blocks. Random: mean of three seeds.",
             "",
             tables.table(["score", "perplexity", "change"], body),
         ]

@@ -70,7 +70,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("search",),
     ("gradual",),
     ("bench",),
-    ("front", "blaming", "pipeline", "recovering", "sweeping"),
+    ("front", "blaming", "heads", "pipeline", "recovering", "sweeping"),
     ("exporting",),
     ("checking",),
     ("report",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -15,11 +16,28 @@ from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE
 @click.command()
 @MODEL
 @SHAPE
+@click.option("--heads", is_flag=True, help="Show what each attention head looks at, and how much it matters.")
+@click.option("--data", help="Sample inputs for --heads: an .npz, a folder of .npz files, or module:function.")
+@click.option("--picture", type=click.Path(path_type=Path), help="With --heads: write the table as a picture, too.")
+@click.option("--mask", metavar="NAME", help="With --heads: the input that is 0 at padded tokens.")
+@click.option("--loss", help="With --heads: what gradients are of: next-token, labels or divergence.")
+@click.option("--allow-synthetic", is_flag=True, help="With --heads: look at made-up inputs.")
 @HTML
 @JSON
 @quietly
-def inspect(model: Path, shape: tuple[str, ...], as_json: bool, html: Path | None) -> None:
-    """Show what is in MODEL: sites, parameters, multiply-accumulates."""
+def inspect(
+    model: Path,
+    shape: tuple[str, ...],
+    as_json: bool,
+    html: Path | None,
+    heads: bool,
+    picture: Path | None,
+    **options: Any,
+) -> None:
+    """Show what is in MODEL: sites, parameters, multiply-accumulates; or its attention heads."""
+    if heads:
+        _inspect_heads(model, picture, as_json=as_json, **options)
+        return
     from onnxprune.inspection import inspect as run
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_inspection
@@ -34,6 +52,20 @@ def inspect(model: Path, shape: tuple[str, ...], as_json: bool, html: Path | Non
         click.echo(dumps(result.to_json()))
     else:
         print_inspection(result, console())
+
+
+def _inspect_heads(model: Path, picture: Path | None, *, as_json: bool, **options: Any) -> None:
+    from onnxprune.heads import heads as run
+    from onnxprune.report.heads import draw_heads, print_heads
+    from onnxprune.report.json import dumps
+
+    result = run(model, **options)
+    if picture is not None:
+        draw_heads(result, picture)
+    if as_json:
+        click.echo(dumps(result.to_json()))
+    else:
+        print_heads(result, console())
 
 
 @click.command()
