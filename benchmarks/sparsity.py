@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,24 +214,25 @@ def solvers(gpt: Gpt) -> list[Row]:
     return rows
 
 
-def curve(gpt: Gpt) -> list[Row]:
+def curve(gpt: Gpt, forms: Sequence[str]) -> list[Row]:
     """Perplexity against bytes of the packed file."""
     dense, whole = gpt.scored()
     rows = [{"form": "fp32", **whole, "share": 1.0, "ratio": 1.0, "low": 1.0, "high": 1.0}]
-    for form, passes in _CURVE.items():
-        found, row = gpt.scored(*passes)
+    for form in forms:
+        found, row = gpt.scored(*_CURVE[form])
         rows.append({"form": form, **row, "share": row["bytes"] / whole["bytes"], **perplexity_ratio(found, dense)})
     return rows
 
 
-def encoder(folder: Path) -> list[Row]:
+def encoder(folder: Path, forms: Sequence[str]) -> list[Row]:
     """MiniLM in few bytes: the file beside what its numbers alone would take, and its scores."""
     path, data, score = models.get(_ENCODER), tasks.calibration_file(_ENCODER), tasks.of(_ENCODER).scores
     if score is None or data is None:
         raise FileNotFoundError(_ENCODER)
     reference, whole = score(path), path.stat().st_size
     rows: list[Row] = [{"form": "fp32", "bytes": whole, "share": 1.0, "scores": tasks.report(reference, reference)}]
-    for form, (passes, payload, most) in _ENCODERS.items():
+    for form in forms:
+        passes, payload, most = _ENCODERS[form]
         target = folder / "encoder.onnx"
         options = itertools.chain.from_iterable(("--pass", text) for text in (*passes, "pack-weights"))
         done = contenders.onnxprune(
@@ -247,10 +248,21 @@ def encoder(folder: Path) -> list[Row]:
     return rows
 
 
+def _asked(forms: Sequence[str] | None, known_forms: Iterable[str]) -> list[str]:
+    return [form for form in known_forms if forms is None or form in forms]
+
+
+def _merged(old: Sequence[Row], new: Sequence[Row], known_forms: Iterable[str]) -> list[Row]:
+    """Rows of an earlier run with those of this one in their places."""
+    rows = {row["form"]: row for row in (*old, *new)}
+    return [rows[form] for form in ("fp32", *known_forms) if form in rows]
+
+
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=("solvers", "curve", "encoder"))
+    parser.add_argument("--form", choices=(*_CURVE, *_ENCODERS), action="append", help="these rows; others stay")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     asked = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -264,9 +276,10 @@ def main(arguments: list[str]) -> int:
             if asked.only != "curve":
                 result["solvers"] = solvers(gpt)
             if asked.only != "solvers":
-                result["curve"] = curve(gpt)
+                result["curve"] = _merged(result.get("curve", []), curve(gpt, _asked(asked.form, _CURVE)), _CURVE)
         if asked.only not in {"solvers", "curve"}:
-            result["encoder"] = encoder(Path(folder))
+            rows = encoder(Path(folder), _asked(asked.form, _ENCODERS))
+            result["encoder"] = _merged(result.get("encoder", []), rows, _ENCODERS)
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     target.with_suffix(".md").write_text(sparsity_page.markdown(result), encoding="utf-8")
     return 0

@@ -73,6 +73,13 @@ def add_bias(
     return raw
 
 
+def has_bias(graph: gs.Graph, names: Sequence[str], *, overridable: frozenset[str] = frozenset()) -> bool:
+    """Whether `add_bias` to these nodes' outputs would need no operator more."""
+    made_by = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
+    held = _common_bias([made_by[name] for name in names], graph)
+    return held is not None and held.name not in overridable
+
+
 def _kernel(node: gs.Node) -> tuple[int, ...]:
     return tuple(node.inputs[1].shape[2:])
 

@@ -16,7 +16,7 @@ from onnxprune.quantizing.allocation import allocated
 from onnxprune.quantizing.applying import apply_edits
 from onnxprune.quantizing.correcting import output_shift
 from onnxprune.quantizing.forms import OPSETS, SMALLEST_BLOCK, block_of, convs_of, forms_of, inputs_of, linears_of
-from onnxprune.quantizing.leaving import left_alone, quantized_already, refuse, tables_among
+from onnxprune.quantizing.leaving import has_own_bias, left_alone, quantized_already, refuse, tables_among
 from onnxprune.quantizing.milder import decoded_at_load, finer
 from onnxprune.quantizing.ranges import Chosen, Ranges, can_be_static, range_needs
 from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
@@ -160,7 +160,9 @@ class SparseInt8:
                 flows = [use.role == "conv" and can_be_static(use, model) and chosen.has(use) for use in weight.uses]
                 refuse(weight, small=all(flows) and convs_of(self) in {"auto", "static"})
                 forms = forms_of(site, weight, self, context, chosen, model)
-                tasks[site.id] = Task(weight, dict(forms), self._own(recipe, weight, dict(forms), tables))
+                taken = self._own(recipe, weight, dict(forms), tables)
+                corrected = self.correct and taken.looks_at_inputs and has_own_bias(weight, model)
+                tasks[site.id] = Task(weight, dict(forms), taken, corrected)
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
         if self.allocation == "loss" and isinstance(recipe.sparsity, float) and recipe.sparse:

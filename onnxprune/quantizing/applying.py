@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune import int8
+from onnxprune.biases import add_bias
 from onnxprune.errors import Declined
 from onnxprune.graph import constants, storage, stored_bytes
 from onnxprune.int8_weights import write_weight
@@ -29,6 +31,9 @@ def apply_edits(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Chang
             result = raise_opset(result, int(edit.args["to"]))
             changes.append(_opset_change(edit, model, result))
     result = result.copy()
+    for edit in edits:
+        if "gain" in edit.tensors:
+            add_bias(result.graph, _gaining(edit), edit.tensors["gain"], overridable=result.overridable)
     weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
     writer = int8.Int8Writer(result.graph)
     replaced: list[tuple[Change, list[gs.Constant]]] = []
@@ -48,6 +53,20 @@ def apply_edits(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Chang
         alive |= gone.keys()
         changes.append(replace(change, bytes_before=sum(gone.values())))
     return result, tuple(changes)
+
+
+def _gaining(edit: Edit) -> list[str]:
+    """The readers whose bias an edit moves.
+
+    Raises:
+        Declined: its gain is no vector of their outputs.
+    """
+    gain, numbers = edit.tensors["gain"], edit.tensors["weight"]
+    if gain.dtype != np.float32 or gain.ndim != 1 or len(gain) not in numbers.shape or not np.isfinite(gain).all():
+        raise Declined(
+            f"{edit.site}: a bias gains finite float32 numbers, one an output, got {gain.dtype} {list(gain.shape)}"
+        )
+    return [str(name) for name in edit.args["forms"]]
 
 
 def _opset_change(edit: Edit, before: Model, after: Model) -> Change:

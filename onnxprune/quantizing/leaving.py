@@ -7,6 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from onnx_graphsurgeon.ir.tensor import SparseValues
 
+from onnxprune.biases import has_bias
 from onnxprune.errors import Declined
 from onnxprune.graph import elements, walk
 from onnxprune.model import Model
@@ -45,6 +46,19 @@ def tables_among(weights: Collection[Weight]) -> frozenset[str]:
     tables = [weight for weight in weights if any(use.role == "embedding" for use in weight.uses)]
     copies = {copy.constant.name for one in tables if len(one.constant.shape) == 2 for copy in copies_of(one, weights)}
     return frozenset(copies | {one.constant.name for one in tables})
+
+
+def has_own_bias(weight: Weight, model: Model) -> bool:
+    """Whether a constant bias stands behind the products that read a weight, and behind nothing else."""
+    plain = all(
+        use.role == "linear"
+        and use.node.op in {"MatMul", "Gemm"}
+        and not use.node.domain
+        and float(use.node.attrs.get("alpha", 1.0)) == 1.0
+        for use in weight.uses
+    )
+    names = [use.name for use in weight.uses]
+    return plain and has_bias(model.graph, names, overridable=model.overridable)
 
 
 def refuse(weight: Weight, *, small: bool = False) -> None:

@@ -31,10 +31,12 @@ class Seen:
     Attributes:
         gram: [groups, k, k] E[xᵀx]; one group serves all.
         target: [groups, k, n] the weights whose outputs on these rows are nearest the original's.
+        means: [k] each, E[x] and that of the original's rows, where a bias takes up the mean; `gram` is centred then.
     """
 
     gram: Array
     target: Array
+    means: tuple[Array, Array] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,7 @@ class Integers:
     """A solved weight.
 
     Attributes:
-        tensors: `weight`, int8, and `scale`, which broadcasts against it.
+        tensors: `weight`, int8, and `scale`, which broadcasts against it; `gain` [n], what the bias behind it gains.
         args: in which layout they are, for the edit.
         values: what they stand for, in the stored shape and type.
     """

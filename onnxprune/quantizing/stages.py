@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from onnxprune.biases import add_bias
 from onnxprune.errors import Declined
 from onnxprune.graph import constants
 from onnxprune.inputs import Inputs, Source, add_up
@@ -16,6 +17,7 @@ from onnxprune.protocol import Context
 from onnxprune.quantizing.matrices import Layout, layout_of, sources_of
 from onnxprune.quantizing.recipes import Recipe
 from onnxprune.quantizing.solving import Integers, Seen, solve_weight
+from onnxprune.solvers.gram import centred
 from onnxprune.solvers.reconstruction import Against, refit
 from onnxprune.weights import Weight
 
@@ -31,11 +33,13 @@ class Task:
 
     Attributes:
         forms: of each reader, by name.
+        corrected: whether a bias behind it takes up what its mean output loses.
     """
 
     weight: Weight
     forms: dict[str, str]
     recipe: Recipe
+    corrected: bool = False
 
     @property
     def name(self) -> str:
@@ -74,13 +78,18 @@ def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequen
         if sources and context.compare_inputs is not None:
             found = context.compare_inputs(current, model, sources)
         values: dict[str, Array] = {}
+        gains: list[tuple[tuple[str, ...], Array]] = []
         for plan in stage:
             solution = _solution(plan, found, moved=current is not model)
             done[plan.task.name] = solution
             if solution.integers is not None:
                 values[plan.task.name] = solution.integers.values
+                if "gain" in solution.integers.tensors:
+                    gains.append((tuple(plan.task.forms), solution.integers.tensors["gain"]))
         if sequential and any(plan.sources for plan in stage):
             current = with_values(current, values)
+            for names, gain in gains:
+                add_bias(current.graph, names, gain)
     return done
 
 
@@ -131,7 +140,8 @@ def _solution(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Sol
             recipe = task.recipe.without_inputs() if plan.blind else task.recipe
             return Solution(solve_weight(task.weight, task.forms, recipe), blind=plan.blind)
         seen = seen_by(plan, found, moved=moved)
-        return Solution(solve_weight(task.weight, task.forms, task.recipe, seen))
+        solved = solve_weight(task.weight, task.forms, task.recipe, seen)
+        return Solution(_corrected(solved, plan, seen))
     except Declined as reason:
         return Solution(None, why=str(reason))
 
@@ -154,14 +164,37 @@ def seen_by(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Seen:
         # Rows that are looked up count for themselves, and as much as what they are multiplied with.
         gram = gram + np.eye(gram.shape[-1]) * np.trace(gram, axis1=1, axis2=2)[:, None, None] / gram.shape[-1]
         return Seen(gram, dense)
+    mean = inputs.mean if task_is_corrected(plan) else None
+    means = None if mean is None else (mean, inputs.reference_mean)
+    whole = gram if mean is None else np.array([centred(one, mean) for one in gram])
     if not moved:
-        return Seen(gram, dense)
+        return Seen(whole, dense, means)
     every = np.arange(gram.shape[-1])
     target = [
-        refit(matrix, gram[at], every, against=Against(gram=gram[at], cross=cross[at]))[0]
+        refit(
+            matrix, gram[at], every, mean=None if means is None else means[1],
+            against=Against(gram=gram[at], cross=cross[at], mean=mean),
+        )[0]
         for at, matrix in zip(np.minimum(np.arange(len(dense)), len(gram) - 1), dense, strict=True)
-    ]
-    return Seen(gram, np.array(target))
+    ]  # fmt: skip
+    return Seen(whole, np.array(target), means)
+
+
+def task_is_corrected(plan: Plan) -> bool:
+    """Whether a bias takes up the mean, so that the solve need not."""
+    return plan.task.corrected and plan.layout.size[0] == 1
+
+
+def _corrected(solved: Integers, plan: Plan, seen: Seen) -> Integers:
+    """With what the bias behind the weight gains, so that the mean output is the original's."""
+    if seen.means is None:
+        return solved
+    mean, reference = seen.means
+    (before,), (after,) = (
+        plan.layout.matrices(values).astype(np.float64) for values in (plan.task.weight.constant.values, solved.values)
+    )
+    gain = (reference @ before - mean @ after).astype(np.float32)
+    return replace(solved, tensors={**solved.tensors, "gain": gain})
 
 
 def with_values(model: Model, values: Mapping[str, Array]) -> Model:
