@@ -258,28 +258,42 @@ def _merged(old: Sequence[Row], new: Sequence[Row], known_forms: Iterable[str]) 
     return [rows[form] for form in ("fp32", *known_forms) if form in rows]
 
 
+def _measured(only: str | None, forms: Sequence[str] | None, before: Row) -> Row:
+    """What was asked for, rows of an earlier run among it."""
+    result: Row = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if only != "encoder":
+            gpt = Gpt(Path(folder))
+            result["blocks"] = len(held_out())
+            if only != "curve":
+                result["solvers"] = solvers(gpt)
+            if only != "solvers":
+                result["curve"] = _merged(before.get("curve", []), curve(gpt, _asked(forms, _CURVE)), _CURVE)
+        if only not in {"solvers", "curve"}:
+            rows = encoder(Path(folder), _asked(forms, _ENCODERS))
+            result["encoder"] = _merged(before.get("encoder", []), rows, _ENCODERS)
+    return result
+
+
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", choices=("solvers", "curve", "encoder"))
     parser.add_argument("--form", choices=(*_CURVE, *_ENCODERS), action="append", help="these rows; others stay")
+    parser.add_argument("--join", type=Path, nargs="+", default=[], help="take over rows of other runs' JSON files")
     parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
     asked = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     target = asked.folder / "sparsity.json"
-    result: Row = json.loads(target.read_text()) if asked.only and target.exists() else {}
-    result |= {"machine": machine()}
-    with tempfile.TemporaryDirectory() as folder:
-        if asked.only != "encoder":
-            gpt = Gpt(Path(folder))
-            result["blocks"] = len(held_out())
-            if asked.only != "curve":
-                result["solvers"] = solvers(gpt)
-            if asked.only != "solvers":
-                result["curve"] = _merged(result.get("curve", []), curve(gpt, _asked(asked.form, _CURVE)), _CURVE)
-        if asked.only not in {"solvers", "curve"}:
-            rows = encoder(Path(folder), _asked(asked.form, _ENCODERS))
-            result["encoder"] = _merged(result.get("encoder", []), rows, _ENCODERS)
+    result: Row = json.loads(target.read_text()) if (asked.only or asked.join) and target.exists() else {}
+    for other in asked.join:
+        joined = json.loads(other.read_text())
+        for part, known_forms in (("curve", _CURVE), ("encoder", _ENCODERS)):
+            if part in joined:
+                joined[part] = _merged(result.get(part, []), joined[part], known_forms)
+        result |= joined
+    if not asked.join:
+        result |= {"machine": machine()} | _measured(asked.only, asked.form, result)
     target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     target.with_suffix(".md").write_text(sparsity_page.markdown(result), encoding="utf-8")
     return 0
