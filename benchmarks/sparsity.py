@@ -8,7 +8,6 @@ packed by `pack-weights`. Nothing here is timed but what the encoder's own repor
 """
 
 import argparse
-import itertools
 import json
 import os
 import sys
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from benchmarks import contenders, models, packages, sparsity_page, tasks
+import onnxprune
+from benchmarks import models, packages, sparsity_page, tasks
 from benchmarks.main_job import machine
 from benchmarks.sessions import open_session
 from fixtures.text import split, synsets
@@ -234,15 +234,17 @@ def encoder(folder: Path, forms: Sequence[str]) -> list[Row]:
     for form in forms:
         passes, payload, most = _ENCODERS[form]
         target = folder / "encoder.onnx"
-        options = itertools.chain.from_iterable(("--pass", text) for text in (*passes, "pack-weights"))
-        done = contenders.onnxprune(
-            path, target, "--data", str(data), "--shape", "input_ids=1x128", *options
-        )  # fmt: skip
+        print(" ".join(passes), file=sys.stderr, flush=True)
+        done = onnxprune.optimize(
+            path, output=target, data=str(data), passes=(*passes, "pack-weights"), shape=("input_ids=1x128",)
+        )
+        speedup = done.timed_after.speedup
         size = target.stat().st_size
         rows.append({
-            "form": form, "passes": list(passes), "error": done.error, "bytes": size, "share": size / whole,
+            "form": form, "passes": list(passes), "bytes": size, "share": size / whole,
             "allowed": most if np.isfinite(most) else None, "payload": payload, "over_payload": size / payload - 1,
-            "speedup": done.report.get("speedup"), "explained": done.report.get("fidelity", {}).get("score"),
+            "speedup": {"ratio": speedup.ratio, "low": speedup.low, "high": speedup.high},
+            "explained": done.fidelity.score,
             "scores": tasks.report(score(target), reference),
         })  # fmt: skip
     return rows

@@ -6,13 +6,14 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from onnxprune.errors import Declined
+from onnxprune.errors import Declined, ModelError, TargetError
 from onnxprune.model import Model
 from onnxprune.protocol import Context, Level
 from onnxprune.quantizing.ranges import Chosen, can_be_ranged, can_be_static
 from onnxprune.sites import Site
 from onnxprune.weights import Use, Weight
 
+Timed = Literal["block-rows", "int8", "packed-rows", "weight-only"]
 Form = Literal["block-rows", "dynamic", "gather", "packed-rows", "ranged", "static", "stored", "weight-only"]
 
 # Below this many inputs or outputs the integer product loses to the float one (TRAPS: measured for K or N < 16).
@@ -105,24 +106,23 @@ def inputs_of(weight: Weight) -> int:
 
 def _faster_product(site: Site, context: Context) -> Form:
     """What the clock finds faster; integers where nothing is timed."""
-    try:
-        if context.latency is not None:
-            integers = context.latency(site, Level(form="int8"))
-            return "weight-only" if context.latency(site, Level(form="weight-only")) < integers else "dynamic"
-    except Declined:
-        pass
-    return "dynamic"
+    return "weight-only" if _faster(site, context, "weight-only", "int8") else "dynamic"
 
 
 def _faster_rows(site: Site, context: Context) -> Form:
     """The runtime's own operator where the clock finds it faster; else what every runtime has."""
+    return "block-rows" if _faster(site, context, "block-rows", "packed-rows") else "packed-rows"
+
+
+def _faster(site: Site, context: Context, form: Timed, than: Timed) -> bool:
+    """Whether the clock finds a form faster on the target; false where it has none, or nothing is timed."""
+    if context.latency is None:
+        return False
     try:
-        if context.latency is not None:
-            plain = context.latency(site, Level(form="packed-rows"))
-            return "block-rows" if context.latency(site, Level(form="block-rows")) < plain else "packed-rows"
-    except Declined:
-        pass
-    return "packed-rows"
+        return context.latency(site, Level(form=form)) < context.latency(site, Level(form=than))
+    except (Declined, ModelError, TargetError):
+        # The target's runtime may lack the operator.
+        return False
 
 
 def _form_of(use: Use, weight: Weight, options: Options, chosen: Chosen, model: Model) -> Form:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from onnxprune import int4, spec
-from onnxprune.errors import Declined, OptionError
+from onnxprune.errors import Declined, OptionError, TargetError
 from onnxprune.graph import constants
 from onnxprune.latency import Clock
 from onnxprune.model import load, save
@@ -151,6 +151,15 @@ def test_blocks_lose_less_than_one_scale_an_output(tmp_path: Path) -> None:
 def test_the_clock_chooses_how_few_bits_are_multiplied(tmp_path: Path, form: str, taken: str) -> None:
     _, _, (edit,) = quantized(graphs.matmul(), tmp_path, "bits=4", favouring(form))
     assert set(edit.args["forms"].values()) == {taken}
+
+
+def test_a_runtime_without_the_operator_gets_what_every_runtime_has(tmp_path: Path) -> None:
+    def latency(site: Site, level: Level) -> float:
+        raise TargetError(f"{site.id}: no {level.form}.")
+
+    lost = Context(latency=latency)
+    assert set(quantized(graphs.matmul(), tmp_path, "bits=4", lost)[2][0].args["forms"].values()) == {"dynamic"}
+    assert set(quantized(table(), tmp_path, "embeddings=4", lost)[2][0].args["forms"].values()) == {"packed-rows"}
 
 
 def test_eight_bits_are_not_timed(tmp_path: Path) -> None:
