@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -46,12 +48,17 @@ class Integers:
     Attributes:
         tensors: `weight`, int8, and `scale`, which broadcasts against it; `gain` [n], what the bias behind it gains.
         args: in which layout they are, for the edit.
-        values: what they stand for, in the stored shape and type.
+        decode: gives what they stand for, in the stored shape and type; not held, since it takes as much as the weight.
     """
 
     tensors: Tensors
     args: dict[str, Any]
-    values: Array
+    decode: Callable[[], Array]
+
+    @property
+    def values(self) -> Array:
+        """What the integers stand for, in the stored shape and type; computed anew each time."""
+        return self.decode()
 
 
 def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Seen | None = None) -> Integers:
@@ -84,7 +91,7 @@ def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Se
         scale = widened(layout, risky, scale)
         integers = round_to_grid(stored, scale)
         args["seven"] = int(risky.sum())
-    values = (integers * layout.stored(grid.steps(scale).astype(np.float32))).astype(stored.dtype)
+    decode = partial(_decoded, grid, integers, scale, stored.dtype)
     if taken <= {"dynamic", "weight-only"} and len({use.reads_transposed for use in weight.uses}) == 1:
         # The product's own layout, so that no Transpose is left to run.
         args["layout"] = "product"
@@ -100,7 +107,13 @@ def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Se
         args["seven"] = int(layout.size[0] * layout.size[2])
     if recipe.sparse:
         args["sparse"] = True
-    return Integers({"weight": integers, "scale": scale}, args, values)
+    return Integers({"weight": integers, "scale": scale}, args, decode)
+
+
+def _decoded(grid: _Grid, integers: Array, scale: Array, dtype: np.dtype[Any]) -> Array:
+    steps = grid.layout.stored(grid.steps(scale).astype(np.float32))
+    values: Array = (integers * steps).astype(dtype)
+    return values
 
 
 def _rounded(grid: _Grid, stored: Array, seen: Seen | None, *, rows: bool) -> tuple[Array, Array]:

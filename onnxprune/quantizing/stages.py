@@ -77,19 +77,14 @@ def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequen
         found: Mapping[Source, Inputs] = {}
         if sources and context.compare_inputs is not None:
             found = context.compare_inputs(current, model, sources)
-        values: dict[str, Array] = {}
-        gains: list[tuple[tuple[str, ...], Array]] = []
-        for plan in stage:
-            solution = _solution(plan, found, moved=current is not model)
-            done[plan.task.name] = solution
-            if solution.integers is not None:
-                values[plan.task.name] = solution.integers.values
-                if "gain" in solution.integers.tensors:
-                    gains.append((tuple(plan.task.forms), solution.integers.tensors["gain"]))
-        if sequential and any(plan.sources for plan in stage):
-            current = with_values(current, values)
-            for names, gain in gains:
-                add_bias(current.graph, names, gain)
+        solutions = {plan.task.name: _solution(plan, found, moved=current is not model) for plan in stage}
+        done |= solutions
+        if sequential and sources:
+            solved = {name: one.integers for name, one in solutions.items() if one.integers is not None}
+            current = with_values(current, {name: one.values for name, one in solved.items()})
+            for plan in stage:
+                if plan.task.name in solved and "gain" in solved[plan.task.name].tensors:
+                    add_bias(current.graph, tuple(plan.task.forms), solved[plan.task.name].tensors["gain"])
     return done
 
 
