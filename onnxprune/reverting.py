@@ -24,6 +24,9 @@ _CLEARLY = 1.02
 _SLOWER = 0.95
 _RACES = 3
 
+# Less than any speed: what a target refuses has this.
+_NONE = 1e-3
+
 Race = Callable[[Sequence[Model]], Sequence[Ratio]]
 Milder = Callable[[Edit], tuple[str, Edit] | None]
 
@@ -162,7 +165,7 @@ def no_slower(trial: Trial, before: Model, attempt: Attempt, floor: float | None
         best = 0
     if best == 0:
         return trial
-    text = f"{ratios[0].ratio:.2f} x the speed with it, {ratios[best].ratio:.2f} x with weights decoded at load"
+    text = f"{_told(ratios[0])} with it, {ratios[best].ratio:.2f} x with weights decoded at load"
     skips = tuple(
         Skip(site=edit.site, why=f"{softer[edit.id][0]} are no faster here: {text}")
         for edit in trial.edits
@@ -170,6 +173,10 @@ def no_slower(trial: Trial, before: Model, attempt: Attempt, floor: float | None
     )
     chosen = choices[best]
     return replace(chosen, report=replace(chosen.report, reverted=(*trial.report.reverted, *skips)))
+
+
+def _told(ratio: Ratio) -> str:
+    return f"{ratio.ratio:.2f} x the speed" if ratio.ratio > _NONE else "a target takes none of it"
 
 
 def no_slower_at_all(trial: Trial, nothing: Trial, race: Race) -> Trial:

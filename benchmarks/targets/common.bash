@@ -29,9 +29,23 @@ finish() {
     echo "$NAME: ready in $FOLDER"
 }
 
-# debian_mirror: where this machine's own apt gets Debian from.
+# debian_mirror: where this machine's own apt gets Debian from, by its lists, or by new ones where it has none.
 debian_mirror() {
-    apt-get indextargets --format '$(ORIGIN) $(COMPONENT) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
+    local state found
+    found=$(known_mirror)
+    if [ -z "$found" ]; then
+        state=$WORK/lists
+        mkdir -p "$state/partial"
+        # Sources beside Debian's may fail without harm.
+        apt-get --quiet=2 -o "Dir::State::lists=$state" -o "APT::Sandbox::User=" update >&2 || true
+        found=$(known_mirror -o "Dir::State::lists=$state")
+        rm -rf "$state"
+    fi
+    echo "$found"
+}
+
+known_mirror() {
+    apt-get "$@" indextargets --format '$(ORIGIN) $(COMPONENT) $(RELEASE) $(REPO_URI)' 'Created-By: Packages' |
         awk '$1 == "Debian" && $2 == "main" && $3 !~ /-/ { print $4; exit }'
 }
 
@@ -41,7 +55,7 @@ debian_root() {
     shift 3
     command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || refuse "$NAME needs apt-get and dpkg-deb."
     mirror=$(debian_mirror)
-    [ -n "$mirror" ] || refuse "$NAME needs a Debian mirror in apt's sources: run apt-get update and try again."
+    [ -n "$mirror" ] || refuse "$NAME needs a Debian mirror in apt's sources, and there is none."
     keys=/usr/share/keyrings/debian-archive-keyring.gpg
     [ -e "$keys" ] || refuse "$NAME needs $keys: install debian-archive-keyring."
     state=$WORK/apt

@@ -18,6 +18,8 @@ from onnxprune.targets.timing import Latency, Ratio, Timed
 
 # The speed of a model that a target refuses or fails on: none, by which can be divided.
 _NEVER = Ratio(1e-6, 1e-6, 1e-6, 0)
+# What a forecast has nothing against: some other target says how fast it is.
+_ALWAYS = Ratio(math.inf, math.inf, math.inf, 0)
 _NO_MS = Latency(math.nan, math.nan, math.nan)
 
 
@@ -134,7 +136,7 @@ class Together:
                 self.refused.setdefault(
                     f"{path.name}: {place.name} would take {summary(placed[at])}, and {summary(placed[0])} before"
                 )
-            ratios.append(Ratio(1.0, 1.0, 1.0, 0) if fits else _NEVER)
+            ratios.append(_ALWAYS if fits else _NEVER)
         return ratios
 
 

@@ -112,8 +112,9 @@ def model(path: Path, *operators: str) -> Path:
 
 def test_a_forecast_forbids_what_would_leave_the_provider(tmp_path: Path) -> None:
     paths = [model(tmp_path / "a.onnx", "Relu", "Tanh"), model(tmp_path / "b.onnx", "Relu", "Erf", "Tanh")]
-    both = Together((Scripted("one", a=8, b=2), ForecastTarget(NNAPI)))
-    assert [timed.speedup.ratio for timed in both.time(paths, FEEDS)] == [1, NEVER]
+    paths.append(model(tmp_path / "c.onnx", "Relu"))
+    both = Together((Scripted("one", a=8, b=2, c=4), ForecastTarget(NNAPI)))
+    assert [timed.speedup.ratio for timed in both.time(paths, FEEDS)] == [1, NEVER, 2]
     assert refusals(both) == (
         "b.onnx: nnapi would take 2 of 3 nodes on Nnapi in 2 partitions, and all 2 nodes on Nnapi before",
     )
