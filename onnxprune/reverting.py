@@ -13,19 +13,13 @@ from typing import Any
 from onnxprune.fidelity import Fidelity
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, Skip, with_dependencies, without
-from onnxprune.targets.timing import Ratio
+from onnxprune.targets.timing import REFUSED, SLOWER, Ratio
 
 # Held-out samples that rank edits by the harm that each does alone.
 RANKING_SAMPLES = 8
 # A form must beat another by this much to be preferred: less is noise.
 _CLEARLY = 1.02
-# What runs the same operators is slower only if it is so by this much, in each of so many races: where weights lie in
-# memory moves runs of some microseconds by a few percent.
-_SLOWER = 0.95
 _RACES = 3
-
-# Less than any speed: what a target refuses has this.
-_NONE = 1e-3
 
 Race = Callable[[Sequence[Model]], Sequence[Ratio]]
 Milder = Callable[[Edit], tuple[str, Edit] | None]
@@ -176,20 +170,28 @@ def no_slower(trial: Trial, before: Model, attempt: Attempt, floor: float | None
 
 
 def _told(ratio: Ratio) -> str:
-    return f"{ratio.ratio:.2f} x the speed" if ratio.ratio > _NONE else "a target takes none of it"
+    return f"{ratio.ratio:.2f} x the speed" if ratio.ratio > REFUSED else "a target takes none of it"
 
 
-def no_slower_at_all(trial: Trial, nothing: Trial, race: Race) -> Trial:
-    """Keep edits that change no run unless the clock says otherwise each time: a slow spell proves nothing."""
+def no_slower_at_all(trial: Trial, nothing: Trial, race: Race, *, slower: float = SLOWER) -> Trial:
+    """Keep edits unless the clock says otherwise each time: a slow spell proves nothing.
+
+    Args:
+        trial: that stands.
+        nothing: the model without its edits.
+        race: how many times as fast as the first model each one is, timed in alternation.
+        slower: as fast as before or less is too slow, in (0, 1).
+    """
     ratio = race([nothing.model, trial.model])[1]
     # Races that ran before are not run again, so that more of them are races of more.
     for more in range(1, _RACES):
-        if not ratio.high < _SLOWER:
+        if not ratio.high < slower:
             return trial
         ratio = max(race([nothing.model, trial.model, *[trial.model] * more])[1:], key=lambda other: other.high)
-    if not ratio.high < _SLOWER:
+    if not ratio.high < slower:
         return trial
-    why = f"a run takes {1 / ratio.ratio:.2f} x as long with it"
+    told = f"a run takes {1 / ratio.ratio:.2f} x as long with it"
+    why = told if ratio.ratio > REFUSED else "a target refuses the model with it"
     reverted = tuple(Skip(site=edit.site, why=why) for edit in trial.edits)
     return replace(nothing, report=replace(trial.report, changes=(), reverted=(*trial.report.reverted, *reverted)))
 

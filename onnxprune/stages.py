@@ -19,6 +19,7 @@ from onnxprune.sites import find_sites
 from onnxprune.steps import Step, take
 from onnxprune.subject import Subject, collected, context_for, race_on
 from onnxprune.targets.target import Timer
+from onnxprune.targets.together import too_slow
 
 Progress = Callable[[str], None]
 
@@ -85,6 +86,7 @@ class _Job:
         self._progress = progress
         self._clock = Clock(place, tables=timings)
         self._race = race_on(place, subject.timed, timings)
+        self._slower = too_slow(place)
         self._current = self._baseline = subject.model
         self._edits: tuple[Edit, ...] = ()
 
@@ -128,7 +130,7 @@ class _Job:
             progress=self._progress,
         )
         sites = find_sites(self._current, context.structure)
-        return take(one, self._current, sites, context, self._subject.evidence, self._floor, self._race)
+        return take(one, self._current, sites, context, self._subject.evidence, self._floor, self._race, self._slower)
 
     def _statistics(self, model: Model, needs: Needs, subject: Subject) -> Statistics:
         found = self._trail.statistics(self._edits, needs)

@@ -16,6 +16,7 @@ from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race, Trial, finer_of, largest_that_stands, milder_of, no_slower, no_slower_at_all
 from onnxprune.sites import GRAPH, Site
 from onnxprune.suiting import suit_integers
+from onnxprune.targets.timing import SLOWER
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ def take(
     evidence: Evidence,
     floor: float | None,
     race: Race | None = None,
+    slower: float | None = None,
 ) -> Step:
     """Run one pass; edits that break a check or sink the fidelity under `floor` are reverted and named.
 
@@ -52,6 +54,8 @@ def take(
         evidence: what the original does.
         floor: least fidelity, or None for no floor.
         race: times models in alternation on the target; None: forms that are there for speed are taken on trust.
+        slower: what is as fast as this or less is taken back whatever it is for; None: only what changes no run is held
+            to the clock besides forms that are there for speed.
     """
     try:
         proposal = one.propose(model, sites, context)
@@ -74,8 +78,9 @@ def take(
         trial = replace(trial, report=replace(trial.report, reverted=(*slow, *trial.report.reverted)))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
-    if race is not None and trial.edits and getattr(one, "exact", False):
-        trial = no_slower_at_all(trial, Trial(model, (), blank), race)
+    limit = SLOWER if getattr(one, "exact", False) else slower
+    if race is not None and trial.edits and limit is not None:
+        trial = no_slower_at_all(trial, Trial(model, (), blank), race, slower=limit)
     return Step(trial.model, trial.edits, trial.report, trial.fidelity)
 
 

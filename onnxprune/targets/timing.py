@@ -9,6 +9,11 @@ from typing import Any
 
 import numpy as np
 
+# What runs the same operators is slower only if it is so by this much, in each of so many races: where weights lie in
+# memory moves runs of some microseconds by a few percent.
+SLOWER = 0.95
+# Less than any speed: a model that a target refuses has less.
+REFUSED = 1e-3
 RESAMPLES = 2000
 # Elements of one batch of resamples; bounds the memory of the bootstrap to a few megabytes.
 _BATCH_ELEMENTS = 2**19

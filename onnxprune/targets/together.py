@@ -14,7 +14,7 @@ from onnxprune.targets.forecast import ForecastTarget, best
 from onnxprune.targets.placement import summary
 from onnxprune.targets.runtime_target import UNSIGNED
 from onnxprune.targets.target import Target, Timer
-from onnxprune.targets.timing import Latency, Ratio, Timed
+from onnxprune.targets.timing import REFUSED, SLOWER, Latency, Ratio, Timed
 
 # The speed of a model that a target refuses or fails on: none, by which can be divided.
 _NEVER = Ratio(1e-6, 1e-6, 1e-6, 0)
@@ -148,6 +148,16 @@ def signs_of(place: Timer) -> tuple[str, ...]:
     """Types of static activations and weights that are worth a try; a timer that knows none has x64's."""
     found = getattr(place, "signs", ())
     return tuple(found) or UNSIGNED
+
+
+def too_slow(place: Timer) -> float | None:
+    """What is as fast as this or less pleases not all targets; None where the processor alone is asked.
+
+    Of several targets none may be slowed by more than noise; one alone may at least not refuse the model.
+    """
+    if not isinstance(place, Together):
+        return None
+    return SLOWER if len(place.places) > 1 else REFUSED
 
 
 def refusals(place: Timer) -> tuple[str, ...]:

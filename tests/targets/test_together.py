@@ -17,8 +17,8 @@ from onnxprune.targets.cpu import CpuTarget
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.forecast import NNAPI, ForecastTarget
 from onnxprune.targets.placement import Placement
-from onnxprune.targets.timing import Latency, Ratio, Timed
-from onnxprune.targets.together import Together, refusals, together
+from onnxprune.targets.timing import REFUSED, SLOWER, Latency, Ratio, Timed
+from onnxprune.targets.together import Together, refusals, together, too_slow
 
 # What a refused model has for a speed-up.
 NEVER = 1e-6
@@ -131,3 +131,10 @@ def test_forecasts_alone_decide_nothing() -> None:
 def test_the_processor_alone_is_asked_itself() -> None:
     alone = CpuTarget(2)
     assert together([alone]) is alone
+
+
+def test_of_several_targets_none_may_be_slowed_and_one_alone_may_not_refuse() -> None:
+    one, two = Scripted("one"), Scripted("two")
+    assert too_slow(CpuTarget()) is None
+    assert too_slow(Together((one,))) == REFUSED
+    assert too_slow(Together((one, two))) == SLOWER
