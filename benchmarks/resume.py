@@ -138,9 +138,9 @@ def page(result: Row) -> str:
     alike = sum(row["same_plan"] for row in rows)
     lost = [row["lost_s"] for row in rows]
     how = (
-        f"`optimize {' '.join(result['asked'])}` of fixtures/gloss-gpt, killed with SIGKILL after a random time, each run "
-        f"with a cache that holds timings alone, then started again. {machine_['cpu']}, one thread; a whole run takes "
-        f"{result['cold_s']:.0f} s with an empty cache and {result['warm_s']:.0f} s where the clock has spoken before."
+        f"`optimize {' '.join(result['asked'])}` of fixtures/gloss-gpt, killed with SIGKILL after a random time, each "
+        f"run with a cache that holds timings alone, then started again. {machine_['cpu']}, one thread; a whole run "
+        f"takes {result['cold_s']:.0f} s with an empty cache, {result['warm_s']:.0f} s where the clock has spoken."
     )
     verdict = (
         f"Same model, plan and tensors, byte for byte: {alike} of {len(rows)}. Damaged entries: "
