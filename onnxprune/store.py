@@ -34,6 +34,9 @@ _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 _SUFFIX = ".safetensors"
 # A document is small text; a file that claims more is not one of ours.
 _LARGEST_DOCUMENT = 2**26
+# An entry takes so many bytes beside its arrays, about; others write to the folder too, so all is counted now and then.
+_OVERHEAD = 4096
+_TRIMMED_EVERY = 256
 # What a killed run left half-written is swept up after so many seconds.
 _ABANDONED_S = 3600.0
 
@@ -73,6 +76,8 @@ class Store:
     folder: Path | None
     limit_bytes: int = LIMIT_BYTES
     notes: list[str] = field(default_factory=list)
+    _room: int = -1
+    _puts: int = 0
 
     def get(self, kind: str, key: str) -> Held | None:
         """The entry of a key; None where there is none, or it is damaged and therefore removed."""
@@ -107,7 +112,11 @@ class Store:
         except (OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
             self._note(f"cache: {kind}: cannot be kept ({_line(error)}); a killed run computes it anew")
             return
-        self.trim()
+        # Looking at every entry takes a while where a search has left thousands of small ones.
+        self._room -= sum(array.nbytes for array in arrays.values()) + _OVERHEAD
+        self._puts += 1
+        if self._room < 0 or self._puts % _TRIMMED_EVERY == 0:
+            self.trim()
 
     def entries(self) -> list[Entry]:
         """All entries, the least recently used first."""
@@ -129,6 +138,7 @@ class Store:
                 break
             entry.path.unlink(missing_ok=True)
             size -= entry.size_bytes
+        self._room = self.limit_bytes - size
         for path in self._files("*.part"):
             try:
                 if time.time() - path.stat().st_mtime > _ABANDONED_S:
