@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import Declined
+from onnxprune.inputs import Inputs, Source
 from onnxprune.model import Model
 from onnxprune.packing import Dense, PackWriter, encode
 from onnxprune.packing.lookups import fits, write_lookup
@@ -21,6 +23,9 @@ from onnxprune.solvers.kmeans import centroids, nearest
 from onnxprune.weights import Weight
 
 Array = np.ndarray[Any, Any]
+
+# Second moments of inputs that are alive at once.
+_MEMORY_BYTES = 1 << 29
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,31 +47,64 @@ class Clustered:
         return numbers
 
 
-def seen_by(weight: Weight, model: Model, context: Context) -> tuple[Array | None, str]:
-    """[groups, k, k] second moments of what a weight is multiplied with; None where they are not told, and why."""
-    if context.compare_inputs is None:
-        return None, ""
-    try:
-        sources = sources_of(weight, layout_of(weight))
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a weight is multiplied with.
+
+    Attributes:
+        gram: [groups, k, k] its second moments, one group for all or one each; None where they are not told.
+        blind: why not; empty where there are no samples at all, or rows are only looked up.
+    """
+
+    gram: Array | None = None
+    blind: str = ""
+
+
+def seen_in_turn(weights: Sequence[Weight], model: Model, context: Context) -> Iterator[tuple[Weight, Seen]]:
+    """Each weight with what it is multiplied with, as many as memory holds in one way through the samples."""
+    batch: list[tuple[Weight, tuple[Source, ...]]] = []
+    used = 0
+    for weight in weights:
+        try:
+            layout = layout_of(weight)
+            sources = sources_of(weight, layout) if context.compare_inputs is not None else ()
+        except Declined as reason:
+            yield weight, Seen(blind=str(reason))
+            continue
+        groups, k, _ = layout.size
+        size = 16 * groups * k * k if sources else 0
+        if batch and used + size > _MEMORY_BYTES:
+            yield from _seen(batch, model, context)
+            batch, used = [], 0
+        batch.append((weight, sources))
+        used += size
+    yield from _seen(batch, model, context)
+
+
+def _seen(
+    batch: Sequence[tuple[Weight, tuple[Source, ...]]], model: Model, context: Context
+) -> Iterator[tuple[Weight, Seen]]:
+    wanted = {source for _, sources in batch for source in sources}
+    moments: Mapping[Source, Inputs] = {}
+    if wanted and context.compare_inputs is not None:
+        moments = context.compare_inputs(model, model, wanted)
+    for weight, sources in batch:
         if not sources:
-            return None, ""
-        moments = context.compare_inputs(model, model, set(sources))
+            yield weight, Seen()
+            continue
         grams = [moments[source].gram for source in sources]
-    except Declined as reason:
-        return None, str(reason)
-    total = np.sum([gram if gram.ndim == 3 else gram[None] for gram in grams], axis=0)
-    rows = sum(moments[source].rows for source in sources)
-    return total / max(rows, 1), ""
+        total = np.sum([gram if gram.ndim == 3 else gram[None] for gram in grams], axis=0)
+        yield weight, Seen(total / max(sum(moments[source].rows for source in sources), 1))
 
 
-def cluster(weight: Weight, count: int, seen: Array | None, *, joint: bool) -> Clustered:
+def cluster(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> Clustered:
     """Few numbers for a weight, and which of them stands where.
 
     Args:
         weight: with its readers.
         count: of numbers, zero among them where the weight has zeros.
-        seen: [groups, k, k] second moments of inputs; one group serves all.
-        joint: whether inputs that are yet to come make up for rounding; only where `seen` is there.
+        gram: [groups, k, k] second moments of inputs; one group serves all.
+        joint: whether inputs that are yet to come make up for rounding; only where `gram` is there.
 
     Raises:
         Declined: the weight has to stay as it is, or has no more numbers already.
@@ -78,11 +116,11 @@ def cluster(weight: Weight, count: int, seen: Array | None, *, joint: bool) -> C
         raise Declined(f"it holds {len(held)} different numbers, no more than {count}")
     layout = layout_of(weight)
     dense = layout.matrices(stored).astype(np.float64)
-    grams = None if seen is None else [seen[min(at, len(seen) - 1)] for at in range(len(dense))]
+    grams = None if gram is None else [gram[min(at, len(gram) - 1)] for at in range(len(dense))]
     kept = dense != 0
     mass = None
     if grams is not None:
-        mass = np.broadcast_to(np.array([np.diagonal(gram) for gram in grams])[:, :, None], dense.shape)[kept]
+        mass = np.broadcast_to(np.array([np.diagonal(moments) for moments in grams])[:, :, None], dense.shape)[kept]
     zeros = not kept.all()
     found = centroids(dense[kept], mass, count - zeros)
     # Rounded to the weight's type before anything is held against them.
@@ -95,8 +133,8 @@ def cluster(weight: Weight, count: int, seen: Array | None, *, joint: bool) -> C
     if joint and grams is not None:
         settled = np.array(
             [
-                sparsegpt.solve(one, gram, kept=mask, codebook=others, descending=True).values
-                for one, gram, mask in zip(dense, grams, kept, strict=True)
+                sparsegpt.solve(one, moments, kept=mask, codebook=others, descending=True).values
+                for one, moments, mask in zip(dense, grams, kept, strict=True)
             ]
         )
     places = np.where(kept, np.searchsorted(wide, others)[nearest(settled, others)], np.searchsorted(wide, 0.0))

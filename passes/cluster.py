@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from onnxprune.calibration import Needs
-from onnxprune.clustering import Clustered, cluster, seen_by, write_clustered
+from onnxprune.clustering import Clustered, cluster, seen_in_turn, write_clustered
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.graph import stored_bytes
 from onnxprune.model import Model
@@ -17,7 +17,7 @@ from onnxprune.packing import PackWriter
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.sites import Site
-from onnxprune.weights import find_weights
+from onnxprune.weights import Weight, find_weights
 
 Array = np.ndarray[Any, Any]
 Solver = Literal["auto", "joint", "round"]
@@ -65,21 +65,23 @@ class Cluster:
         weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
         edits: list[Edit] = []
         skips: list[Skip] = []
-        for site in sites:
-            if site.weight not in weights:
-                continue
-            weight = weights[site.weight]
-            if not self.embeddings and any(use.role == "embedding" for use in weight.uses):
+        own = {site.weight: site for site in sites if site.weight in weights}
+        taken: list[Weight] = []
+        for name, site in own.items():
+            if not self.embeddings and any(use.role == "embedding" for use in weights[name].uses):
                 skips.append(Skip(site=site.id, why="option embeddings=no"))
-                continue
+            else:
+                taken.append(weights[name])
+        for weight, seen in seen_in_turn(taken, model, context):
+            site = own[weight.constant.name]
             try:
-                seen, blind = seen_by(weight, model, context)
-                found = cluster(weight, self.centroids, seen, joint=self.solver != "round")
+                found = cluster(weight, self.centroids, seen.gram, joint=self.solver != "round")
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
                 continue
-            edits.append(self._edit(site, found, blind))
-        return Proposal(tuple(edits), tuple(skips))
+            edits.append(self._edit(site, found, seen.blind))
+        order = {site.id: at for at, site in enumerate(own.values())}
+        return Proposal(tuple(sorted(edits, key=lambda edit: order[edit.site])), tuple(skips))
 
     def _edit(self, site: Site, found: Clustered, blind: str) -> Edit:
         args: dict[str, Any] = {"weight": site.weight}
