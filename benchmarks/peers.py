@@ -72,11 +72,60 @@ def _onnxsim_wanda(source: Path, target: Path, sparsity: float) -> None:
         ort_dynamic(pruned, target)
 
 
+def _ort_static(source: Path, target: Path, model: str, *, per_channel: bool) -> None:
+    """Quantize with onnxruntime's `quantize_static` as its guide says for x64: pre-processed, QDQ, U8S8, min-max."""
+    import numpy as np
+    import onnx
+    from onnx import version_converter
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from benchmarks import tasks
+
+    data = tasks.calibration_file(model)
+    if data is None:
+        raise FileNotFoundError(model)
+    with np.load(data) as stored:
+        arrays = dict(stored)
+    proto = onnx.load(source)
+    if proto.opset_import[0].version < 13:
+        # Scales of channels are there from this opset on.
+        proto = version_converter.convert_version(proto, 13)
+    names = [value.name for value in proto.graph.input]
+    feeds = [{name: arrays[name][at : at + 1] for name in names} for at in range(len(arrays[names[0]]))]
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._feeds = iter(feeds)
+
+        def get_next(self) -> object:
+            return next(self._feeds, None)
+
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        raised, prepared = Path(folder) / "raised.onnx", Path(folder) / "prepared.onnx"
+        onnx.save(proto, raised)
+        quant_pre_process(raised, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared,
+            target,
+            Reader(),
+            per_channel=per_channel,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+
+
+# Models whose static quantization is compared, each with its own calibration inputs.
+STATIC = ("effnet-dynamo", "effnet-torchscript", "ppocr-rec", "ppocr-det", "ppocr-cls")
+
 PEERS = {
     "ort-dynamic": ort_dynamic,
     "olive-fused-int8": olive_fused_int8,
     "onnxsim-wanda-30-int8": partial(_onnxsim_wanda, sparsity=0.3),
     "onnxsim-wanda-50-int8": partial(_onnxsim_wanda, sparsity=0.5),
+    **{f"ort-static {name}": partial(_ort_static, model=name, per_channel=True) for name in STATIC},
+    **{f"ort-static-tensor {name}": partial(_ort_static, model=name, per_channel=False) for name in STATIC},
 }
 
 

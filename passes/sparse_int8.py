@@ -96,7 +96,7 @@ class SparseInt8:
     allocation: Literal["uniform", "loss"] = "uniform"
     sequential: bool = True
     block: int | None = None
-    ranges: Method = "minmax"
+    ranges: Method = "percentile"
     percentile: float = PERCENTILE
     correct: bool = True
     signs: Literal["auto"] | Signs = "auto"
