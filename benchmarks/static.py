@@ -32,6 +32,10 @@ _CHANGED, _EXPLAINED, _POINT = 2, 0.95, 0.01
 _LEVELS = 0.98
 _PAGES = 8
 _PEERS = ("ort-static", "ort-static-tensor")
+_LEGEND = """`ort-static` is onnxruntime's `quantize_static` after its own pre-processing: QDQ, unsigned activations,
+signed weights, min-max ranges of the same sample inputs, a scale a channel; `ort-static-tensor` has one scale a weight.
+Explained: share of the variance of fp32's outputs on inputs that are scored and calibrate nothing. Changed: inputs
+whose largest output is another. Levels: share that ORT_DISABLE_ALL and the default level have in common."""
 
 
 def measured(name: str, folder: Path, rounds: int) -> Row:
@@ -164,46 +168,43 @@ def markdown(result: Row) -> str:
             body.append([
                 model["model"], row["tool"], f"{row['bytes']:,}", f"{row['median_ms']:.2f}",
                 f"{row['speedup']:.2f} ({row['low']:.2f} … {row['high']:.2f})", f"{row['explained']:.4f}",
-                f"{row['changed']} of {row['answers']}", f"{row['levels_agree']:.4f}", scores,
+                f"{row['changed']:.0f} of {row['answers']:.0f}", f"{row['levels_agree']:.4f}", scores,
                 f"{row['tool_seconds']:.0f} s" if "tool_seconds" in row else "",
             ])  # fmt: skip
         held += [
-            [model["model"], check["what"], f"{check['came']:.4g}" if isinstance(check["came"], float) else check["came"],
-             "yes" if check["holds"] else "**no**"]
+            [model["model"], check["what"], _short(check["came"]), "yes" if check["holds"] else "**no**"]
             for check in model["checks"]
-        ]  # fmt: skip
+        ]
     forms = [
         [model["model"], ", ".join(f"{count} {form}" for form, count in model["rows"][-1].get("forms", {}).items())]
         for model in result["models"]
     ]
-    head = (
-        "model",
-        "file",
-        "bytes",
-        "median ms",
-        "speed-up (95 %)",
-        "explained",
-        "changed",
-        "levels",
-        "scores",
-        "tool",
-    )
-    cpu = result["machine"]
-    return "\n\n".join([
+    head = ("model", "file", "bytes", "ms", "speed-up (95 %)", "explained", "changed", "levels", "scores", "tool")
+    parts = [
         "# Static int8 of convnets",
         "Written by `python -m benchmarks.static`; not edited by hand.",
-        f"{cpu['cpu']}, {', '.join(cpu['int8_instructions'])}; onnxruntime {cpu['versions']['onnxruntime']}; one thread, "
-        f"{result['rounds']} alternated rounds; speed-up is the median of paired ratios to fp32.",
-        "`ort-static` is onnxruntime's `quantize_static` after its own pre-processing: QDQ, unsigned activations, signed "
-        "weights, min-max ranges of the same sample inputs, a scale a channel; `ort-static-tensor` has one a weight.",
-        "Explained: share of the variance of fp32's outputs on inputs that are scored and calibrate nothing. Changed: "
-        "inputs whose largest output is another. Levels: share that ORT_DISABLE_ALL and the default level have in common.",
+        _machine(result),
+        _LEGEND,
         tables.table(head, body),
         "What became of our weights:",
         tables.table(("model", "forms"), forms),
         "## What must hold",
         tables.table(("model", "what", "came", "holds"), held),
-    ]) + "\n"  # fmt: skip
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _machine(result: Row) -> str:
+    machine = result["machine"]
+    return (
+        f"{machine['cpu']}, {', '.join(machine['int8_instructions'])}; "
+        f"onnxruntime {machine['versions']['onnxruntime']}; one thread, {result['rounds']} alternated rounds; "
+        "speed-up is the median of paired ratios to fp32."
+    )
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def main(arguments: list[str]) -> int:

@@ -78,7 +78,7 @@ def take(
         trial = replace(trial, report=replace(trial.report, reverted=(*slow, *trial.report.reverted)))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
-    limit = SLOWER if getattr(one, "exact", False) else slower
+    limit = SLOWER if getattr(one, "exact", False) or getattr(one, "timed", False) else slower
     if race is not None and trial.edits and limit is not None:
         trial = no_slower_at_all(trial, Trial(model, (), blank), race, slower=limit)
     return Step(trial.model, trial.edits, trial.report, trial.fidelity)
