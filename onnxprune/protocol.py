@@ -145,8 +145,8 @@ class Pass(Protocol):
     no slower.
 
     A pass that has a true `structural` gets the model's structure. One with a true option `cut_interface` gets a
-    structure in which key-value caches among inputs and outputs may be cut. One that says `timed` keeps its edits only
-    where they make no run clearly slower.
+    structure in which key-value caches among inputs and outputs may be cut. What it says is `timed`, kinds of sites,
+    keeps its edits only where they make no run clearly slower.
     """
 
     name: ClassVar[str]

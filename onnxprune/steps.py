@@ -19,6 +19,10 @@ from onnxprune.suiting import suit_integers
 from onnxprune.targets.timing import SLOWER
 
 
+# A run that is this much slower is so by more than chance and by more than a smaller file is worth.
+_CLEARLY_SLOWER = 0.85
+
+
 @dataclass(frozen=True)
 class Step:
     """A pass that was taken.
@@ -78,10 +82,18 @@ def take(
         trial = replace(trial, report=replace(trial.report, reverted=(*slow, *trial.report.reverted)))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
-    limit = SLOWER if getattr(one, "exact", False) or getattr(one, "timed", False) else slower
+    limit = _limit(one, trial.edits, slower)
     if race is not None and trial.edits and limit is not None:
         trial = no_slower_at_all(trial, Trial(model, (), blank), race, slower=limit)
     return Step(trial.model, trial.edits, trial.report, trial.fidelity)
+
+
+def _limit(one: Pass, edits: Sequence[Edit], slower: float | None) -> float | None:
+    """What speed of a run, as a share of the one before, takes edits back."""
+    if getattr(one, "exact", False):
+        return SLOWER
+    kinds: tuple[str, ...] = getattr(one, "timed", ())
+    return _CLEARLY_SLOWER if any(edit.site.startswith(kinds) for edit in edits if kinds) else slower
 
 
 def _attempt(
