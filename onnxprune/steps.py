@@ -18,7 +18,6 @@ from onnxprune.sites import GRAPH, Site
 from onnxprune.suiting import suit_integers
 from onnxprune.targets.timing import SLOWER
 
-
 # A run that is this much slower is so by more than chance and by more than a smaller file is worth.
 _CLEARLY_SLOWER = 0.85
 
