@@ -26,14 +26,18 @@ from benchmarks.recovery_data import training_file as definitions
 from onnxprune import optimize
 
 _ENCODER = "minilm-torchscript-eager"
-_STEPS = 1400
-_RECOVER = f"recover:steps={_STEPS},batch=64,check=100,lr=0.0005"
+_STEPS = 900
+_RECOVER = f"recover:steps={_STEPS},batch=64,check=100,lr=0.0005,mixed=yes"
 _CUTS = {"8 heads, 1024 neurons": ("8", "1024"), "6 heads, 768 neurons": ("6", "768")}
-_SMALL = ("sparse-int8:sparsity=0.5,embeddings=4", "recover:steps=300,batch=64,check=100,lr=0.0002", "pack-weights")
+_SMALL = (
+    "sparse-int8:sparsity=0.5,embeddings=4",
+    "recover:steps=200,batch=64,check=100,lr=0.0002,mixed=yes",
+    "pack-weights",
+)
 _FULL = {"input_ids": (1, 128), "attention_mask": (1, 128), "token_type_ids": (1, 128)}
 _SCORES = ("taylor", "taylor2", "taylor-mixed", "vector", "michel", "gradient-output", "lrp", "magnitude", "random")
 _HALF = ("remove-heads:keep=0.5", "remove-neurons:keep=0.5")
-_GPT_RECOVER = "recover:steps=1500,batch=32,check=100,lr=0.001"
+_GPT_RECOVER = "recover:steps=1200,batch=32,check=100,lr=0.001"
 
 Row = dict[str, Any]
 
@@ -126,7 +130,7 @@ def scores() -> list[Row]:
 def gpt(folder: Path) -> list[Row]:
     """Half of the GPT fixture's heads and neurons, at once and in three rounds, recovered on training text."""
     path, data, lessons = FIXTURE / "model.onnx", FIXTURE / "calibration.npz", training_file()
-    third = _GPT_RECOVER.replace("1500", "500")
+    third = _GPT_RECOVER.replace("1200", "400")
     rounds = tuple(
         itertools.chain.from_iterable(
             (f"remove-heads:keep={keep}", f"remove-neurons:keep={keep}", third) for keep in ("0.8333", "0.6667", "0.5")

@@ -17,6 +17,7 @@ from onnxprune.protocol import Context, Proposal, Trained
 from onnxprune.sites import GRAPH, Site
 
 Array = np.ndarray[Any, Any]
+_MIXED = ("auto", "no", "yes")
 _OBJECTIVES = ("auto", "cosine", "kl", "squares")
 
 
@@ -42,6 +43,8 @@ class Recover:
         embeddings: train tables of embeddings, too.
         check: steps between checks of the fidelity on held-out samples.
         patience: checks without a better one after which it stops; 0: never.
+        mixed: multiply in bfloat16, weights stay float32: `auto` (on a GPU), `yes`, `no`. Processors with matrix units
+            for bfloat16 gain as well, others lose.
 
     Source: Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge Distillation, section 3.
     """
@@ -62,6 +65,7 @@ class Recover:
     embeddings: bool = False
     check: int = 50
     patience: int = 0
+    mixed: Literal["auto", "yes", "no"] = "auto"
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
@@ -76,6 +80,8 @@ class Recover:
                 raise OptionError(f"{self.name}: {option} must be at least 0, got {getattr(self, option)}.")
         if not 0 <= self.warmup < 1:
             raise OptionError(f"{self.name}: warmup must be in [0, 1), got {self.warmup}.")
+        if self.mixed not in _MIXED:
+            raise OptionError(f"{self.name}: mixed must be one of {', '.join(_MIXED)}, got {self.mixed!r}.")
         if self.objective not in _OBJECTIVES:
             raise OptionError(
                 f"{self.name}: objective must be one of {', '.join(_OBJECTIVES)}, got {self.objective!r}."

@@ -66,6 +66,7 @@ class OnnxModule(torch.nn.Module):
         self.held: dict[str, Tensor] = {}
         self.updates: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}
         self._scales: dict[str, tuple[Tensor, Tensor]] = {}
+        self._rounded: dict[str, tuple[int, Tensor]] = {}
         self._constants: dict[str, Tensor] = {}
         self._read_constants(model.graph, model.overridable)
         self.names = tuple(self._parameters)
@@ -194,6 +195,19 @@ class OnnxModule(torch.nn.Module):
         self.updates.clear()
 
     def _as_read(self, name: str, value: Tensor) -> Tensor:
+        if name not in self.held and name not in self.grids:
+            return value
+        if value.requires_grad:
+            return self._on_grid(name, value)
+        # What is not trained is rounded once: tables of embeddings are large.
+        seen, known = self._rounded.get(name, (-1, value))
+        version = self.parameter(name)._version  # noqa: SLF001 - torch counts changes nowhere else
+        if seen != version:
+            known = self._on_grid(name, value)
+            self._rounded[name] = (version, known)
+        return known
+
+    def _on_grid(self, name: str, value: Tensor) -> Tensor:
         held = self.held.get(name)
         value = value if held is None else value.masked_fill(held, 0.0)
         if name not in self.grids:
@@ -249,6 +263,7 @@ class OnnxModule(torch.nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> OnnxModule:
         """Moving the module moves the floats beside the parameters; whole numbers stay where they are."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._rounded.clear()
         self._constants = {
             name: fn(value) if value.is_floating_point() else value for name, value in self._constants.items()
         }

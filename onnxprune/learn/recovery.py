@@ -139,7 +139,9 @@ class Lesson:
                 for name, value in self.teacher.run(feeds).items()
                 if isinstance(value, np.ndarray) and value.dtype.kind == "f"
             }
-            with torch.autocast(module.device.type, dtype=torch.bfloat16, enabled=module.device.type == "cuda"):
+            kind = module.device.type
+            mixed = {"auto": kind == "cuda", "yes": True, "no": False}[self.settings.mixed]
+            with torch.autocast(kind, dtype=torch.bfloat16, enabled=mixed):
                 mine = module(feeds, wanted=[pair.student for pair in self.pairs])
             parts = {name: value * share for name, value in self._parts(mine, theirs, feeds).items()}
             objectives.total(parts).backward()
