@@ -25,6 +25,14 @@ from benchmarks import contenders, models, paired, tasks
 from benchmarks.contenders import Attempt
 from benchmarks.goals_page import markdown
 from benchmarks.main_job import machine
+from benchmarks.measure import Measured
+from onnxprune import spec, validate
+from onnxprune.model import save
+from onnxprune.passes import known
+from onnxprune.resuming import trail_of
+from onnxprune.stages import run_passes
+from onnxprune.subject import load_subject
+from onnxprune.targets.target import parse_target
 
 _GPT = Path(__file__).parents[1] / "fixtures" / "gloss-gpt"
 _TARGETS = (1.5, 2.0, 3.0)
@@ -37,6 +45,8 @@ _ENCODER_TARGETS = (3.0, 4.0)
 _PEERS = ("ort-dynamic", "olive-fused-int8", "onnxsim-wanda-30-int8", "onnxsim-wanda-50-int8")
 
 Row = dict[str, Any]
+# Heads and neurons of every layer, and whether products are between integers.
+Shape = tuple[int, int, bool]
 
 
 def gpt(folder: Path, rounds: int) -> Row:
@@ -52,7 +62,7 @@ def gpt(folder: Path, rounds: int) -> Row:
         for target, seed in itertools.product(_TARGETS, _SEEDS)
     }  # fmt: skip
     feeds = [{"input_ids": np.load(_GPT / "calibration.npz")["input_ids"][:1]}]
-    shapes = _uniform_shapes(folder, path)
+    shapes = _uniform_shapes(folder, data[0])
     files = [path, *(one.file for one in searched.values()), *shapes.values()]
     speeds = [timing.speedup for timing in paired.race(files, feeds, rounds=rounds).timings()]
     reached = dict(zip(searched, speeds[1:], strict=False))
@@ -62,14 +72,12 @@ def gpt(folder: Path, rounds: int) -> Row:
         made.append(({"target": target, "seed": seed, "contender": "search"}, attempt))
         for integers in (False, True):
             same_form = {shape: speed for shape, speed in uniform.items() if shape[2] is integers}
-            heads, neurons, _ = min(same_form, key=lambda shape: abs(same_form[shape] - reached[target, seed]))
+            shape = min(same_form, key=lambda each: abs(same_form[each] - reached[target, seed]))
             for score in ("obs", "magnitude"):
-                passes = _uniform(heads, neurons, score=score, integers=integers)
-                name = f"{score}.{heads}.{neurons}.{integers}.{seed if score == 'obs' else 0}.onnx"
-                other = _made(folder / name, path, "--data", str(data[seed]), "--seed", str(seed), *passes)
+                file = _uniform(folder, data[seed] if score == "obs" else data[0], shape, score=score)
                 row = {"target": target, "seed": seed, "contender": f"uniform {score}"}
-                row |= {"heads": heads, "neurons": neurons, "int8": integers}
-                made.append((row, other))
+                row |= dict(zip(("heads", "neurons", "int8"), shape, strict=True))
+                made.append((row, Attempt(tool="uniform", file=file)))
     unique = list(dict.fromkeys([path, *(attempt.file for _, attempt in made)]))
     timings = dict(zip(unique, paired.race(unique, feeds, rounds=rounds).timings(), strict=True))
     scores = {file: perplexity("gloss-gpt", file) for file in unique}
@@ -92,26 +100,35 @@ def _blocks(folder: Path, seed: int) -> Path:
     return path
 
 
-def _uniform(heads: int, neurons: int, *, score: str, integers: bool) -> list[str]:
+def _uniform(folder: Path, data: Path, shape: Shape, *, score: str) -> Path:
+    """A file with the same counts in every layer, by the passes that a search uses, too."""
+    heads, neurons, integers = shape
+    target = folder / f"{score}.{heads}.{neurons}.{integers}.{data.stem}.onnx"
+    if target.exists():
+        return target
     options = f"score={score},refit={'yes' if score == 'obs' else 'no'}"
-    passes = [f"remove-heads:keep={heads},{options}"] if heads < _HEADS else []
-    passes += [f"remove-neurons:keep={neurons},{options}"] if neurons < _NEURONS else []
-    passes += ["sparse-int8"] if integers else []
-    return list(itertools.chain.from_iterable(("--pass", one) for one in [*passes, "pack-weights"]))
+    specs = [
+        "simplify",
+        f"remove-heads:keep={heads},{options}",
+        f"remove-neurons:keep={neurons},{options}",
+        *(["sparse-int8"] if integers else []),
+        "pack-weights",
+    ]
+    place = parse_target("cpu:1")
+    subject = load_subject(_GPT / "model.onnx", str(data), {}, 0, "next-token", None, allow_synthetic=False)
+    trail = trail_of(subject.path, subject, place, 0, fresh=False)
+    passes = [spec.parse(text, known()) for text in specs]
+    save(run_passes(passes, subject, place, trail, None, seed=0).model, target)
+    return target
 
 
-def _uniform_shapes(folder: Path, path: Path) -> dict[tuple[int, int, bool], Path]:
-    """Files of many uniform shapes, for their speed alone: made without a refit."""
-    found = {}
-    for heads, share in itertools.product(range(1, _HEADS + 1), (0.6, 0.8, 1.0, 1.25)):
-        neurons = min(_NEURONS, 8 * round(_NEURONS * share * heads / _HEADS / 8))
-        if neurons < 8 or (heads, neurons) == (_HEADS, _NEURONS):
-            continue
-        for integers in (False, True):
-            passes = _uniform(heads, neurons, score="magnitude", integers=integers)
-            attempt = _made(folder / f"magnitude.{heads}.{neurons}.{integers}.0.onnx", path, *passes)
-            found[heads, neurons, integers] = attempt.file
-    return found
+def _uniform_shapes(folder: Path, data: Path) -> dict[Shape, Path]:
+    """Files of many uniform shapes, for their speed: made without a refit."""
+    shapes = [
+        (heads, min(_NEURONS, 8 * round(_NEURONS * share * heads / _HEADS / 8)), integers)
+        for heads, share, integers in itertools.product(range(1, _HEADS + 1), (0.7, 0.85, 1.0), (False, True))
+    ]
+    return {shape: _uniform(folder, data, shape, score="magnitude") for shape in dict.fromkeys(shapes)}
 
 
 def _predicted(attempt: Attempt) -> float | None:
@@ -124,7 +141,7 @@ def _made(target: Path, path: Path, *options: str) -> Attempt:
     report = target.with_suffix(".report.json")
     if target.exists() and report.exists():
         held = json.loads(report.read_text())
-        cost = contenders.Measured(**held["cost"])
+        cost = Measured(**held["cost"])
         return Attempt(tool="onnxprune", file=target, error=held["error"], cost=cost, report=held["report"])
     attempt = contenders.onnxprune(path, target, *options)
     if attempt.cost is not None:
@@ -166,8 +183,6 @@ def encoder(folder: Path, rounds: int) -> Row:
 
 def _explained(path: Path, file: Path, data: Path | None) -> float:
     """Fidelity on the held-out samples, the same for every tool: of all samples by `onnxprune validate`."""
-    from onnxprune import validate
-
     return float(validate(path, file, data=str(data)).fidelity.score)
 
 

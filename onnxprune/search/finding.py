@@ -14,9 +14,9 @@ from onnxprune.search.steering import Steering
 # Choices that are measured on the way to one goal.
 ROUNDS = 9
 # A choice at most this much better than what is aimed at is near enough.
-CLOSE = 1.04
+CLOSE = 1.03
 # What is aimed at, beyond what was asked: finished models are measured again, and clocks differ.
-MARGIN = 1.02
+MARGIN = 1.01
 # Halvings of the range between the fastest levels and those that change nothing.
 _HALVINGS = 6
 # Steps by which a limit above the floors is made stricter again with whole models as the judge.

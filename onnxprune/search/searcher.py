@@ -35,8 +35,8 @@ from onnxprune.structure import read_structure
 from onnxprune.subject import Subject
 from onnxprune.targets.target import Timer
 
-# Coefficients drawn and mutated for one limit; METHODS names 10 and 10 at least.
-DRAWS, MUTATIONS = 10, 20
+# Coefficients drawn and mutated for one limit; ZipLM's code has 10 of each, its paper 1000 mutations.
+DRAWS, MUTATIONS = 10, 40
 
 Progress = Callable[[str], None]
 
