@@ -18,6 +18,7 @@ from onnxprune.graph import elements, stored_bytes
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit
 from onnxprune.rewrite import Rewriter
+from onnxprune.sites import entries, find_sites, with_registered
 from onnxprune.weights import Use, Weight, find_weights
 
 Array = np.ndarray[Any, Any]
@@ -267,7 +268,8 @@ Write = Callable[[LowRankWriter, Edit, Mapping[str, Weight]], tuple[Change, list
 
 def carried_out(model: Model, edits: Sequence[Edit], write: Write) -> tuple[Model, tuple[Change, ...]]:
     """A copy with every edit written by `write`, which names the factors it made; the copy remembers them."""
-    result = model.copy()
+    # Factors are weights, too, and must not take the numbers of those that come after them.
+    result = with_registered(model.copy(), entries(find_sites(model)))
     weights = {weight.constant.name: weight for weight in find_weights(result.graph, result.overridable)}
     writer = LowRankWriter(result)
     changes: list[Change] = []

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from onnxprune.calibration import Statistics
 from onnxprune.model import Model
-from onnxprune.passes import RemoveBlocks, SparseInt8
+from onnxprune.passes import FactorLinear, RemoveBlocks, SparseInt8
 from onnxprune.plan import Edit
 from onnxprune.protocol import CompareInputs, Context
 from onnxprune.removal.edits import apply_removals, shapes_edit
 from onnxprune.search.levels import AS_IS, Choice, Level
 from onnxprune.search.places import Place
+from onnxprune.search.ranks import factors_among
 from onnxprune.search.solving import Solution, removal_of
 from onnxprune.sites import Site, find_sites
 from onnxprune.structure import Structure
@@ -41,6 +42,7 @@ class Builder:
     solutions: dict[str, Solution]
     compare: CompareInputs | None = None
     _forms: dict[Form, tuple[Edit, ...]] = field(default_factory=dict)
+    _pairs: dict[tuple[str, int], tuple[Edit, ...]] = field(default_factory=dict)
     _cuts: dict[tuple[str, int], Edit] = field(default_factory=dict)
 
     def build(self, choice: Choice) -> Model:
@@ -56,19 +58,37 @@ class Builder:
             one = RemoveBlocks(sites=gone)
             result, _ = one.apply(result, one.propose(self.model, self.sites, Context()).edits)
         result = self._cut(result, levels)
+        result = self._factored(result, levels)
         edits = self._integers(result, levels)
         return SparseInt8().apply(result, edits)[0] if edits else result
+
+    def factored(self, choice: Choice) -> Model:
+        """The original with the pairs of a choice, which gives their sites the ids that they will have."""
+        return self._factored(self.model, {place.id: choice.get(place.id, AS_IS) for place in self.places})
+
+    def _factored(self, model: Model, levels: dict[str, Level]) -> Model:
+        edits: list[Edit] = []
+        for place in self.places:
+            rank = levels[place.id].rank
+            if rank is not None:
+                key = (place.id, rank)
+                if key not in self._pairs:
+                    context = Context(statistics=self.statistics, compare_inputs=self.compare)
+                    one = FactorLinear(levels=(f"{place.id}/{rank}",))
+                    self._pairs[key] = one.propose(self.model, self.sites, context).edits
+                edits += self._pairs[key]
+        return FactorLinear().apply(model, edits)[0] if edits else model
 
     def _integers(self, model: Model, levels: dict[str, Level]) -> tuple[Edit, ...]:
         """Edits that make integers: of weights that nothing cuts as they were solved once, of others anew."""
         apart = all(place.share == 1 for place in self.places if 0 < (levels[place.id].units or 0) < place.units)
         held: dict[str, Edit] = {}
         cut: list[str] = []
-        for form, names in integer_forms(self.places, levels).items():
+        for form, names in integer_forms(self.places, levels, model).items():
             whole = {
                 site.id
                 for place in self.places
-                if levels[place.id].units is None and apart
+                if levels[place.id].units is None and levels[place.id].rank is None and apart
                 for site in place.weights
                 if site.id in names
             }
@@ -105,14 +125,21 @@ class Builder:
         return cut
 
 
-def integer_forms(places: Sequence[Place], levels: Choice) -> dict[Form, tuple[str, ...]]:
-    """Sites of the weights that become integers, by form; those of blocks that go do not."""
+def integer_forms(places: Sequence[Place], levels: Choice, model: Model) -> dict[Form, tuple[str, ...]]:
+    """Sites of the weights that become integers, by form; those of blocks that go do not.
+
+    Args:
+        places: of the uncut model.
+        levels: by place.
+        model: as it is when its weights become integers, or at least with the same pairs.
+    """
     found: dict[Form, tuple[str, ...]] = {}
     for place in places:
         level = levels.get(place.id, AS_IS)
         if level.bits is not None and level.units != 0:
             form = (level.bits, level.sparsity or 0.0)
-            found[form] = (*found.get(form, ()), *(site.id for site in place.weights))
+            sites = tuple(site.id for site in place.weights)
+            found[form] = (*found.get(form, ()), *(sites if level.rank is None else factors_among(model, place.site)))
     return dict(sorted(found.items(), key=lambda one: (-one[0][0], one[0][1])))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from onnxprune.model import Model
 from onnxprune.passes import SparseInt8
@@ -43,18 +43,25 @@ def counts_of(units: int, multiple: int = 1) -> tuple[int, ...]:
     return tuple(sorted({count for count in kept if count < units}, reverse=True))
 
 
-def grid_of(places: Sequence[Place], integers: frozenset[str], *, multiple: int = 1, small: bool = False) -> Grid:
+def grid_of(
+    places: Sequence[Place],
+    integers: frozenset[str],
+    ranks: Mapping[str, Sequence[int]],
+    *,
+    multiple: int = 1,
+    small: bool = False,
+) -> Grid:
     """Levels of every place, as it was first.
 
     Args:
         places: of one model.
         integers: sites of weights that can become int8.
+        ranks: of pairs that can stand for a place.
         multiple: to which counts of many units are rounded up.
         small: also levels that make the file smaller and no run faster: zeros in weights, tables of 4 bits.
     """
-    return {
-        place.id: (*_levels(place, integers, multiple), *(_small(place, integers) if small else ())) for place in places
-    }
+    found = {place.id: tuple(_levels(place, integers, ranks.get(place.id, ()), multiple)) for place in places}
+    return {place.id: (*found[place.id], *_small(place, integers)) for place in places} if small else found
 
 
 def _small(place: Place, integers: frozenset[str]) -> Iterator[Level]:
@@ -66,12 +73,14 @@ def _small(place: Place, integers: frozenset[str]) -> Iterator[Level]:
         yield from (Level(bits=8, sparsity=sparsity) for sparsity in SPARSITIES)
 
 
-def _levels(place: Place, integers: frozenset[str], multiple: int) -> Iterator[Level]:
+def _levels(place: Place, integers: frozenset[str], ranks: Sequence[int], multiple: int) -> Iterator[Level]:
     forms = (None, 8) if any(site.id in integers for site in place.weights) else (None,)
     for bits in forms:
         yield Level(bits=bits) if bits else AS_IS
         for count in counts_of(place.units, multiple) if place.units else ():
             yield Level(units=count, bits=bits)
+        for rank in ranks:
+            yield Level(rank=rank, bits=bits)
     if place.block is not None:
         yield Level(units=0)
 

@@ -14,7 +14,7 @@ from onnxprune.errors import DataError
 from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.loss import Loss
 from onnxprune.model import Model, data_files
-from onnxprune.passes import SparseInt8
+from onnxprune.passes import FactorLinear, SparseInt8
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, written
 from onnxprune.search.building import Builder, integer_forms, pass_of
@@ -25,13 +25,14 @@ from onnxprune.search.judging import Budget, Judge
 from onnxprune.search.levels import AS_IS, Choice
 from onnxprune.search.memory import Memory
 from onnxprune.search.places import Place, find_places
+from onnxprune.search.ranks import Ranks, ranks_of
 from onnxprune.search.reaching import Ends
 from onnxprune.search.solving import CUTTERS, solve_places
 from onnxprune.search.tables import ErrorTable, LatencyTable
 from onnxprune.search.weighing import error_table
 from onnxprune.sites import find_sites
 from onnxprune.solvers.spdy import search_coefficients
-from onnxprune.structure import read_structure
+from onnxprune.structure import Structure, read_structure
 from onnxprune.subject import Subject
 from onnxprune.targets.target import Timer
 
@@ -88,13 +89,26 @@ class Searcher:
     unforeseen: int = 0
 
     @cached_property
+    def structure(self) -> Structure:
+        """Of the model."""
+        return read_structure(self.model, observe_shapes(self.model, self.subject.evidence.probes))
+
+    @cached_property
+    def places(self) -> tuple[Place, ...]:
+        """Where there is a choice."""
+        return find_places(self.model, self.structure, find_sites(self.model, self.structure))
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """Of pairs that can stand for linears."""
+        return ranks_of(self.model, self.places)
+
+    @cached_property
     def builder(self) -> Builder:
         """Solves every place once."""
         samples = self.subject.samples.calibration
-        shapes = observe_shapes(self.model, self.subject.evidence.probes)
-        structure = read_structure(self.model, shapes)
+        structure, places = self.structure, self.places
         sites = find_sites(self.model, structure)
-        places = find_places(self.model, structure, sites)
         self.progress(f"solve {sum(1 for place in places if place.units)} places of units")
         mask = self.subject.mask
 
@@ -106,17 +120,19 @@ class Searcher:
 
     @cached_property
     def statistics(self) -> Statistics | None:
-        """Ranges for the forms that want them."""
-        needs = SparseInt8().needs(self.model, ())
+        """Ranges for the integer forms that want them, and moments for pairs of low rank."""
+        sites = find_sites(self.model)
+        needs = SparseInt8().needs(self.model, sites)
+        if self.ranks:
+            needs |= FactorLinear(levels=tuple(f"{name}/1" for name in self.ranks)).needs(self.model, sites)
         samples = self.subject.samples.calibration
         return collect(self.model, needs, samples, mask=self.subject.mask) if needs.tensors else None
 
     @cached_property
     def grid(self) -> Grid:
         """Levels of every place."""
-        return grid_of(
-            self.builder.places, integers_of(self.model, Context(statistics=self.statistics)), small=self.small
-        )
+        integers = integers_of(self.model, Context(statistics=self.statistics))
+        return grid_of(self.builder.places, integers, self.ranks, small=self.small)
 
     @cached_property
     def watch(self) -> Stopwatch:
@@ -207,7 +223,7 @@ class Searcher:
 
     def specs(self, choice: Choice) -> tuple[str, ...]:
         """The passes that carry a choice out, in order."""
-        return specs_of(self.builder.places, choice)
+        return specs_of(self.builder.places, choice, self.builder.factored(choice))
 
     @property
     def _loss(self) -> Loss:
@@ -216,8 +232,14 @@ class Searcher:
         return self.subject.loss
 
 
-def specs_of(places: Sequence[Place], choice: Choice) -> tuple[str, ...]:
-    """The passes that carry a choice out, in order; each names the sites that it acts on."""
+def specs_of(places: Sequence[Place], choice: Choice, model: Model) -> tuple[str, ...]:
+    """The passes that carry a choice out, in order; each names the sites that it acts on.
+
+    Args:
+        places: of the uncut model.
+        choice: levels by place.
+        model: with the pairs of the choice.
+    """
     levels = {place.id: choice.get(place.id, AS_IS) for place in places}
     gone = [place.block.id for place in places if place.block is not None and levels[place.id].units == 0]
     specs = [f"remove-blocks:sites={'+'.join(gone)}"] if gone else []
@@ -228,8 +250,11 @@ def specs_of(places: Sequence[Place], choice: Choice) -> tuple[str, ...]:
             if place.site.kind == kind and (level := levels[place.id]).units
         ]
         specs += [f"{name}:levels={'+'.join(cuts)}"] if cuts else []
-    forms = integer_forms(places, levels)
-    whole = {site.id for place in places if levels[place.id].units != 0 for site in place.weights}
+    pairs = [f"{place.id}/{rank}" for place in places if (rank := levels[place.id].rank) is not None]
+    specs += [f"factor-linear:levels={'+'.join(pairs)}"] if pairs else []
+    forms = integer_forms(places, levels, model)
+    every = {place.id: replace(levels[place.id], bits=8) for place in places}
+    whole = {name for names in integer_forms(places, every, model).values() for name in names}
     for at, (form, names) in enumerate(forms.items()):
         if form == (8, 0.0) and whole == set(names):
             specs.append("sparse-int8")

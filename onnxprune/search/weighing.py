@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxprune.graph import constants, elements, stored_bytes
 from onnxprune.search.building import Builder
@@ -44,6 +45,8 @@ def error_table(
         builder.places, judge, {place.id: [one for one in grid[place.id] if one.units == 0] for place in builder.places}
     )
     integers = _integers(builder, grid, judge)
+    pairs = {name: [one for one in row if one.rank is not None and one.bits is None] for name, row in grid.items()}
+    ranks = _alone(builder.places, judge, pairs)
     rows: dict[str, dict[Level, float]] = {}
     for place in builder.places:
         solution, weight = builder.solutions.get(place.id), weights[place.id]
@@ -53,7 +56,8 @@ def error_table(
                 lost = gone.get((place.id, level), weight)
             else:
                 cut = solution.error(level.units) if solution is not None and level.units else 0.0
-                lost = weight * cut + integers.get((place.id, replace(level, units=None)), 0.0)
+                lost = weight * cut + ranks.get((place.id, replace(level, bits=None)), 0.0)
+                lost += integers.get((place.id, _form_of(level)), 0.0)
             if math.isfinite(lost):
                 row[level] = max(lost, 0.0) / weight
         rows[place.id] = row
@@ -90,7 +94,9 @@ def _alone(
 
 def _integers(builder: Builder, grid: Grid, judge: Judge) -> Mapping[tuple[str, Level], float]:
     """What integers lose at each place, whatever else is cut there."""
-    levels = {name: [one for one in row if one.bits and one.units is None] for name, row in grid.items()}
+    levels = {
+        name: [one for one in row if one.bits and one.units is None and one.rank is None] for name, row in grid.items()
+    }
     if sum(map(len, levels.values())) <= 2 * MEASURED:
         return _alone(builder.places, judge, levels)
     # Too many places to look at each: what all lose together is shared out.
@@ -100,6 +106,11 @@ def _integers(builder: Builder, grid: Grid, judge: Judge) -> Mapping[tuple[str, 
         together = judge.lost(dict.fromkeys(able, level))
         found |= {(name, level): together / len(able) for name in able}
     return found
+
+
+def _form_of(level: Level) -> Level:
+    """How the numbers are stored, whatever is cut."""
+    return replace(level, units=None, rank=None)
 
 
 def _some(places: Sequence[Place]) -> Sequence[Place]:
@@ -122,8 +133,13 @@ def _sizes(place: Place, builder: Builder, levels: Sequence[Level]) -> dict[Leve
         elif level.units:
             left = max(0.0, numbers - place.site.unit_size * (place.units - level.units))
         else:
-            left = float(numbers)
+            left = float(numbers if level.rank is None else level.rank * sum(_sizes_of_matrix(own[0])))
         each = level.bits / 8 if level.bits else width
         # A bitmap says where the numbers are that stay.
         found[level] = left * (each if not level.sparsity else each * (1 - level.sparsity) + 1 / 8)
     return found
+
+
+def _sizes_of_matrix(tensor: gs.Constant) -> tuple[int, int]:
+    """What a matrix or a 1x1 convolution sums over, and what it gives out, in either order."""
+    return int(tensor.shape[0]), int(tensor.shape[1])

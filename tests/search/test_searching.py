@@ -196,3 +196,29 @@ def test_what_only_samples_can_tell_asks_for_them(goal: dict[str, Any], name: st
         str(caught.value) == f"{name} needs sample inputs. Give --data, or --allow-synthetic to search on made-up ones."
     )
     assert not (tmp_path / "small.onnx").exists()
+
+
+def head(folder: Path) -> tuple[Path, Path]:
+    """A wide linear of low rank behind a norm gives the output: there is no unit, and only a pair is much faster."""
+    net = Net(seed=4)
+    x = net.input("x", ["b", "s", WIDTH])
+    x = net.op("LayerNormalization", x, net.weight(WIDTH), net.weight(WIDTH), axis=-1)
+    numbers = np.random.default_rng(5)
+    thin = numbers.standard_normal((WIDTH, 4)) @ numbers.standard_normal((4, 512))
+    net.output(net.op("MatMul", x, net.constant(thin.astype(np.float32))))
+    path, data = folder / "model.onnx", folder / "data.npz"
+    onnx.save(net.proto(), path)
+    np.savez(data, x=np.random.default_rng(0).standard_normal((24, 1, 6, WIDTH)).astype(np.float32))
+    return path, data
+
+
+def test_a_linear_of_low_rank_becomes_a_pair(target: WorkTarget, tmp_path: Path) -> None:
+    head(tmp_path)
+    result = search(tmp_path, speedup=4.0)
+    assert result.goal.met, result.goal.reason
+    (factored,) = (report for report in result.reports if report.pass_spec.startswith("factor-linear"))
+    assert "linear.0/" in factored.pass_spec
+    assert factored.changes
+    apply(tmp_path / "model.onnx", result.plan, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == result.output.read_bytes()
+    assert target.timed
