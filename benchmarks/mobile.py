@@ -47,7 +47,7 @@ MODELS = (
 _SHAPES = {"ppocr-det": {"x": (1, 3, 320, 320)}}
 TARGETS = ("cpu:1", "cpu-mobile", "xnnpack", "web", "xnnpack-web", "arm64", "arm64-xnnpack", "nnapi", "coreml")
 _AGREE = ("cpu:1", "xnnpack", "web", "arm64")
-_SECONDS = 3.0
+_SECONDS = 2.0
 # The forms of EfficientNet-lite0 that XNNPACK is asked about, and where.
 _FORMS = ("fp32", "U8S8", "S8S8")
 _FORM_TARGETS = ("cpu:1", "xnnpack", "xnnpack-web", "arm64", "arm64-xnnpack")
