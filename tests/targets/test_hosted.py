@@ -60,7 +60,7 @@ def test_outputs_agree_on_every_target(name: str, convolution: Path) -> None:
     np.testing.assert_array_equal(there["top"], here["top"])
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu-mobile", *QUICK, *EMULATED])
+@pytest.mark.parametrize("name", ["cpu", "cpu-mobile", *QUICK, EMULATED[0]])
 def test_figures_are_of_the_kind_that_the_target_gives(name: str, convolution: Path) -> None:
     measured = measure(installed(name), [convolution, convolution], {"x": IMAGE}, budget_s=0)
     first, second = measured.models
@@ -78,7 +78,7 @@ def test_figures_are_of_the_kind_that_the_target_gives(name: str, convolution: P
         assert second.speedup.runs == 11
 
 
-@pytest.mark.parametrize("name", ["cpu", *QUICK, *EMULATED])
+@pytest.mark.parametrize("name", ["cpu", *QUICK, EMULATED[1]])
 def test_a_map_says_what_runs_where_and_why(name: str, convolution: Path) -> None:
     (placed,) = installed(name).place([convolution], {"x": IMAGE})
     counts = placed.counts
