@@ -1,0 +1,54 @@
+"""The page of mobile-class targets: figures of the kind that was measured, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.mobile_page import markdown
+
+PLACED = {"provider": "XnnpackExecutionProvider", "counts": {"XnnpackExecutionProvider": 2, "CPUExecutionProvider": 1}}
+PLACED |= {"partitions": 1, "fallen": []}
+
+
+def cell(**figures: Any) -> dict[str, Any]:
+    return {"model": "m.onnx", "placement": PLACED, **figures}
+
+
+def wall(ms: float, ratio: float) -> dict[str, Any]:
+    return cell(latency_ms={"median": ms}, speedup={"ratio": ratio, "low": ratio, "high": ratio, "runs": 11})
+
+
+def page() -> str:
+    counted = [cell(instructions=4e6, speedup={"ratio": 1.0}), cell(instructions=2e6, speedup={"ratio": 2.0})]
+    forecast = [{"provider": "NnapiExecutionProvider", "counts": {"NnapiExecutionProvider": 3}, "partitions": 1}]
+    forecast[0] |= {"verdict": "yes", "form": "NNAPI"}
+    figures = {
+        "m xnnpack": {"latency": "wall", "models": [wall(8.0, 1.0), wall(4.0, 2.0)]},
+        "m arm64": {"latency": "instructions", "models": counted},
+        "m nnapi": {"latency": "none", "models": [cell(forecasts=forecast)] * 2},
+    }
+    made = {"m xnnpack": {"size_share": 0.25, "fidelity": 0.99, "given_up": ["slower here"], "notes": []}}
+    agreement = {
+        "m xnnpack": {"integers": "none", "xnnpack": 1e-6, "web": 2e-3, "arm64": "opset 23"},
+        "m cpu:1": {"integers": "dynamic products", "xnnpack": 1e-6, "web": 2e-3, "arm64": 1e-3},
+    }
+    result = {"figures": figures, "made": made, "agreement": agreement, "missing": {"web": "not set up"}}
+    return markdown(result, ["m"], ["xnnpack", "arm64", "nnapi"])
+
+
+def test_each_figure_has_its_kind() -> None:
+    assert "| m | xnnpack | ms | 8 | 4 | 2.00 [2.00, 2.00] | 2 of 3 → 2 of 3 | 0.25 | 0.9900 |" in page()
+    assert "| m | arm64 | M instructions | 4 | 2 | 2.00 | 2 of 3 → 2 of 3 |  |  |" in page()
+    forecast = next(line for line in page().splitlines() if line.startswith("| m | nnapi"))
+    assert "forecast | yes: 1 partition (NNAPI) | yes: 1 partition (NNAPI) |  |" in forecast
+
+
+def test_a_distance_is_held_against_the_tolerance_of_its_arithmetic() -> None:
+    # 2e-3 is too far for sums of floats, and within a rounding step of 8 bits.
+    assert "| m | xnnpack | none | 1.0e-06 | 2.0e-03 | declined: opset 23 | 0.0001 | **no** |" in page()
+    assert "| m | cpu:1 | dynamic products | 1.0e-06 | 2.0e-03 | 1.0e-03 | 0.05 | yes |" in page()
+
+
+def test_what_is_missing_or_given_up_is_said() -> None:
+    assert "Left out: `web` not set up." in page()
+    assert "| m | xnnpack | slower here |" in page()
