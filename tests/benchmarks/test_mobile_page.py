@@ -6,8 +6,12 @@ from typing import Any
 
 from benchmarks.mobile_page import markdown
 
-PLACED = {"provider": "XnnpackExecutionProvider", "counts": {"XnnpackExecutionProvider": 2, "CPUExecutionProvider": 1}}
-PLACED |= {"partitions": 1, "fallen": []}
+PLACED: dict[str, Any] = {
+    "provider": "XnnpackExecutionProvider",
+    "counts": {"XnnpackExecutionProvider": 2, "CPUExecutionProvider": 1},
+    "partitions": 1,
+    "fallen": [],
+}
 
 
 def cell(**figures: Any) -> dict[str, Any]:
@@ -20,8 +24,8 @@ def wall(ms: float, ratio: float) -> dict[str, Any]:
 
 def page() -> str:
     counted = [cell(instructions=4e6, speedup={"ratio": 1.0}), cell(instructions=2e6, speedup={"ratio": 2.0})]
-    forecast = [{"provider": "NnapiExecutionProvider", "counts": {"NnapiExecutionProvider": 3}, "partitions": 1}]
-    forecast[0] |= {"verdict": "yes", "form": "NNAPI"}
+    nnapi: dict[str, Any] = {"provider": "NnapiExecutionProvider", "counts": {"NnapiExecutionProvider": 3}}
+    forecast = [nnapi | {"partitions": 1, "verdict": "yes", "form": "NNAPI"}]
     figures = {
         "m xnnpack": {"latency": "wall", "models": [wall(8.0, 1.0), wall(4.0, 2.0)]},
         "m arm64": {"latency": "instructions", "models": counted},
