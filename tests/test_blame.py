@@ -88,6 +88,11 @@ def test_an_edit_left_out_takes_those_along_that_rest_on_it_and_no_others(done: 
     assert shape_of(left.model, "0.attention.q.weight") == (64, 64)
     assert shape_of(left.model, "1.attention.q.weight") == (64, 48)
     assert shape_of(left.model, "0.feed.up.weight") == (64, 48)
+    # The neurons' own edits tell the shapes that they meet here: 64 wide where the plan has 48.
+    (told,) = [edit.args["shapes"] for edit in left.edits if edit.id == "remove-neurons.shapes"]
+    (planned,) = [edit.args["shapes"] for edit in found.edits if edit.id == "remove-neurons.shapes"]
+    widths = [runs[0][-1] for runs in (told["0.attention.q"], planned["0.attention.q"])]
+    assert widths == [64, 48]
     feeds = graphs.feeds_for(path)
     assert open_session(left.model).run(feeds)["y"].shape == open_session(path).run(feeds)["y"].shape
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import safetensors
 
 from onnxprune import bench, optimize, pipeline, stages
 from onnxprune.calibration import Needs
@@ -151,6 +152,20 @@ def test_damaged_entries_are_computed_anew_with_a_note(tmp_path: Path) -> None:
     assert not took_over(second)
     assert any(note.startswith("cache: step: an entry was damaged (") for note in second.notes)
     assert written(first) == written(second)
+
+
+def test_a_step_that_is_taken_over_after_one_taken_anew_is_judged(tmp_path: Path) -> None:
+    path = prepared(tmp_path)
+    first = run(path, "first")
+    for entry in entries("step"):
+        with safetensors.safe_open(entry, framework="numpy") as file:
+            anew = any(name.startswith("remove-heads.") for name in file.keys())  # noqa: SIM118 - no mapping
+        if anew:
+            entry.unlink()
+    second = run(path, "second")
+    taken = "simplify, remove-neurons:keep=0.5, sparse-int8"
+    assert f"taken over from an earlier run: {taken}; --fresh does all anew" in second.notes
+    assert second.fidelity.score == first.fidelity.score
 
 
 def forge(change: Any) -> None:
