@@ -1,10 +1,10 @@
 """The front of speed, size and fidelity: `onnxprune sweep` of a small language model and of a sentence encoder.
 
-    python -m benchmarks.fronts [--folder benchmarks] [--only gloss-gpt]
+    python -m benchmarks.fronts [--folder benchmarks] [--only gloss-gpt] [--given gloss-gpt=FOLDER/sweep.json]
 
 Writes `fronts.json`, and `fronts.md` and an .svg a model from it. On fixtures/gloss-gpt and on MiniLM-L6, with the
 speed-ups that `sweep` tries by itself and the default pipeline. With ONNXPRUNE_CACHE set, a run that was cut short
-continues.
+continues. `--given` takes what `onnxprune sweep` has written instead of sweeping.
 """
 
 import argparse
@@ -33,11 +33,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
     parser.add_argument("--only", choices=("gloss-gpt", _MINILM))
+    parser.add_argument("--given", metavar="NAME=FILE", action="append", default=[])
     options = parser.parse_args(arguments)
+    given = dict(text.split("=", 1) for text in options.given)
     path = options.folder / "fronts.json"
     held: Row = json.loads(path.read_text()) if path.exists() else {"models": {}}
     for name in ("gloss-gpt", _MINILM):
-        if options.only in {None, name}:
+        if name in given:
+            held["models"][name] = kept(json.loads(Path(given[name]).read_text()))
+        elif options.only in {None, name}:
             held["models"][name] = swept(name, options.folder)
     result = {"machine": machine(), "models": held["models"]}
     path.write_text(json.dumps(result, indent=1) + "\n")
@@ -51,13 +55,15 @@ def swept(name: str, folder: Path) -> Row:
     with tempfile.TemporaryDirectory() as scratch:
         found = sweep(model, data=data, output=Path(scratch) / "plans", shape=shape, progress=print)
     draw(found, folder / f"fronts-{name}.svg")
-    row = found.to_json()
+    return kept(found.to_json()) | {"seconds": time.perf_counter() - before}
+
+
+def kept(row: Row) -> Row:
+    """What a sweep found, without its paths."""
     for one in (*row["points"], *row["covered"]):
         del one["plan"]
-    return {key: value for key, value in row.items() if key not in {"input", "data"}} | {
-        "seconds": time.perf_counter() - before,
-        "samples": row["points"][0]["fidelity"]["samples"],
-    }
+    samples = row["points"][0]["fidelity"]["samples"]
+    return {key: value for key, value in row.items() if key not in {"input", "data"}} | {"samples": samples}
 
 
 def inputs_of(name: str) -> tuple[Path, str, tuple[str, ...]]:
@@ -84,7 +90,7 @@ def page(result: Row) -> str:
         shape = ", ".join(f"{port} {'x'.join(map(str, size))}" for port, size in row["shape"].items())
         parts += [
             f"## {name}",
-            f"{row['target']}, {shape}; {row['samples']} held-out samples; {row['seconds']:.0f} s in all.",
+            f"{row['target']}, {shape}; {row['samples']} held-out samples.",
             table(
                 ("trial", "times as fast", "predicted", "median ms", "of the file", "fidelity", ""),
                 [

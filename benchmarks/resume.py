@@ -1,10 +1,11 @@
 """Whether a killed run continues where it was: `optimize --speedup 2`, killed with SIGKILL at random moments.
 
-    python -m benchmarks.resume [--folder benchmarks] [--kills 10] [--seed 0]
+    python -m benchmarks.resume [--folder benchmarks] [--kills 10] [--seed 0] [--rows FILE]
 
 Writes `resume.json`, and `resume.md` from it. On fixtures/gloss-gpt. One run goes to its end with an empty cache. What
 the clock said in it (entries of kind `timing`) is all that each killed run starts with; it is killed after a time drawn
-uniformly from that of a whole run with these timings, and started again.
+uniformly from that of a whole run with these timings, and started again. Each row is printed as it is known; `--rows`
+makes the page from what a run that was cut short has printed.
 """
 
 import argparse
@@ -39,9 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=Path)
     options = parser.parse_args(arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        result = measured(Path(folder), options.kills, options.seed)
+    if options.rows is not None:
+        result = collected(options.rows, options.seed)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            result = measured(Path(folder), options.kills, options.seed)
     (options.folder / "resume.json").write_text(json.dumps(result, indent=1) + "\n")
     (options.folder / "resume.md").write_text(page(result))
 
@@ -84,6 +89,13 @@ def measured(folder: Path, kills: int, seed: int) -> Row:
         "cold_and_warm_alike": same(folder / "cold", folder / "warm"),
         "kills": rows,
     }
+
+
+def collected(path: Path, seed: int) -> Row:
+    """What a run that was cut short has printed; a row says how long a whole run takes with the timings."""
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.startswith("{")]
+    warm_s = rows[0]["killed_after_s"] + rows[0]["resumed_s"] - rows[0]["lost_s"]
+    return {"machine": machine(), "asked": list(_ASKED), "seed": seed, "warm_s": warm_s, "kills": rows}
 
 
 def run(place: Path, cache: Path, kill_after_s: float | None = None) -> float:
@@ -140,7 +152,7 @@ def page(result: Row) -> str:
     how = (
         f"`optimize {' '.join(result['asked'])}` of fixtures/gloss-gpt, killed with SIGKILL after a random time, each "
         f"run with a cache that holds timings alone, then started again. {machine_['cpu']}, one thread; a whole run "
-        f"takes {result['cold_s']:.0f} s with an empty cache, {result['warm_s']:.0f} s where the clock has spoken."
+        f"takes {result['warm_s']:.0f} s where the clock has spoken before."
     )
     verdict = (
         f"Same model, plan and tensors, byte for byte: {alike} of {len(rows)}. Damaged entries: "
