@@ -14,6 +14,7 @@ and the page says so.
 import argparse
 import json
 import math
+import os
 import platform
 import shutil
 import sys
@@ -201,7 +202,13 @@ def _machine() -> Row:
         ),
         platform.processor(),
     )
-    return {"cpu": cpu, "python": platform.python_version(), "versions": {name: version(name) for name in names}}
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in names},
+    }
 
 
 def _load(folder: Path) -> Row:

@@ -26,6 +26,12 @@ def markdown(result: Row, models: Sequence[str], targets: Sequence[str]) -> str:
             "`forecast`: nodes that the provider would take by onnxruntime's own list of operators; nothing ran."
         ),
     ]
+    if machine.get("load", 0.0) > 1:
+        parts.append(
+            f"{machine['cores']} cores with a load of {machine['load']:.1f} from other work: milliseconds are those of "
+            "a busy machine, and only the ratios of runs side by side say how models compare. Instructions do not depend "
+            "on it."
+        )
     if result.get("missing"):
         parts.append("Left out: " + "; ".join(f"`{name}` {why}" for name, why in result["missing"].items()) + ".")
     parts += _figures(result, models, targets)
