@@ -29,8 +29,8 @@ def markdown(result: Row, models: Sequence[str], targets: Sequence[str]) -> str:
     if machine.get("load", 0.0) > 1:
         parts.append(
             f"{machine['cores']} cores with a load of {machine['load']:.1f} from other work: milliseconds are those of "
-            "a busy machine, and only the ratios of runs side by side say how models compare. Counts of instructions do "
-            "not depend on it."
+            "a busy machine, and only the ratios of runs side by side say how models compare. Counts of instructions "
+            "do not depend on it."
         )
     if result.get("missing"):
         parts.append("Left out: " + "; ".join(f"`{name}` {why}" for name, why in result["missing"].items()) + ".")
