@@ -9,7 +9,7 @@ from benchmarks import tables
 Row = dict[str, Any]
 _UNIFORM = (
     "Each seed calibrates on other blocks. Uniform contenders have the shape whose speed is nearest to the searched "
-    "model's in the same race, in float or int8, whichever has the lower perplexity."
+    "model's in the same race, in int8."
 )
 _SCORES = (
     "Explained: the least share of an output's variance that survives, on all calibration samples, by "
