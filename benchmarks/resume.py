@@ -157,7 +157,8 @@ def page(result: Row) -> str:
     verdict = (
         f"Same model, plan and tensors, byte for byte: {alike} of {len(rows)}. Damaged entries: "
         f"{sum(row['damaged'] for row in rows)}. Time lost by a kill: median {np.median(lost):.1f} s, at most "
-        f"{max(lost):.1f} s; loading and running the original again is part of it."
+        f"{max(lost):.1f} s; loading and running the original again is part of it, and so is "
+        "what other processes took of the machine meanwhile."
     )
     head = (
         "killed after s",
