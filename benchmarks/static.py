@@ -218,15 +218,18 @@ def main(arguments: list[str]) -> int:
     target = asked.folder / "static.json"
     known = json.loads(target.read_text(encoding="utf-8"))["models"] if target.exists() else []
     found = {model["model"]: model for model in known}
+    result: Row = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in STATIC:
             if name.startswith(tuple(asked.only)):
                 print(f"{name} …", file=sys.stderr, flush=True)
                 found[name] = measured(name, Path(folder), asked.rounds)
-    result = {"machine": machine(), "rounds": asked.rounds, "models": [found[n] for n in STATIC if n in found]}
-    text = json.dumps(result, indent=1, default=float)
-    target.write_text(text + "\n", encoding="utf-8")
-    target.with_suffix(".md").write_text(markdown(json.loads(text)), encoding="utf-8")
+                # After each model: the next one may take minutes.
+                models_done = [found[each] for each in STATIC if each in found]
+                result = {"machine": machine(), "rounds": asked.rounds, "models": models_done}
+                text = json.dumps(result, indent=1, default=float)
+                target.write_text(text + "\n", encoding="utf-8")
+                target.with_suffix(".md").write_text(markdown(json.loads(text)), encoding="utf-8")
     missed = [(model["model"], check) for model in result["models"] for check in model["checks"] if not check["holds"]]
     for name, check in missed:
         print(f"{name}: {check['what']}: {check['came']}", file=sys.stderr)
