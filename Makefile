@@ -61,6 +61,14 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.low_rank
 	$(BIN)/python -m benchmarks.blocks
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.sparsity
+	$(BIN)/python -m benchmarks.storage --web .cache/web --older .cache/ort121
+	$(BIN)/python -m benchmarks.static
+	$(BIN)/python -m benchmarks.goals
+	$(BIN)/python -m benchmarks.resume
+	$(BIN)/python -m benchmarks.fronts
+	$(BIN)/python -m benchmarks.mobile all
+	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.check
 
 clean:
