@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.data import Samples, load_samples
+from onnxprune.divergence import Divergence, first_divergence
 from onnxprune.errors import ModelError
+from onnxprune.fidelity import Fidelity, compare
 from onnxprune.measurement import Measurement, measure, parse_targets
 from onnxprune.model import Model, load
 from onnxprune.packing import unpacked
 from onnxprune.runtime import Feeds, Session, open_session
 from onnxprune.synthetic import parse_shapes, shaped, synthesise
 from onnxprune.targets.timing import Timed
-from onnxprune.validate import Divergence, Fidelity, compare, first_divergence
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import onnxprune
+
 ROOT = Path(__file__).parents[1]
 
 # DESIGN section 5, top to bottom; modules of one layer may import each other where no cycle arises.
@@ -41,7 +43,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("removal", "tables", "factoring", "quantizing", "clustering"),
     ("merging",),
     ("passes",),
-    ("roles", "figures", "streams", "fidelity", "divergence", "validate", "targets"),
+    ("roles", "figures", "streams", "fidelity", "divergence", "targets"),
     (
         "bundling",
         "importing",
@@ -130,6 +132,14 @@ def test_a_heavy_package_is_imported_only_where_its_layer_allows(package: str) -
 def test_no_module_is_longer_than_one_idea() -> None:
     long = {str(path): lines for path in sources() if (lines := len(path.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_no_module_hides_a_public_name() -> None:
+    """Importing a submodule sets it on its package, over a function of that name."""
+    modules = {path.stem for path in (ROOT / "onnxprune").glob("*.py")} | {
+        path.name for path in (ROOT / "onnxprune").iterdir() if path.is_dir()
+    }
+    assert not modules & set(onnxprune.__all__)
 
 
 def test_every_package_is_shipped() -> None:

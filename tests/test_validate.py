@@ -12,9 +12,10 @@ import onnx_graphsurgeon as gs
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.divergence import first_divergence
+from onnxprune.fidelity import compare
 from onnxprune.model import Model, load
 from onnxprune.runtime import Feeds, observe, open_session
-from onnxprune.validate import compare, first_divergence
 
 FEEDS: Feeds = {"x": np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32)}
 

@@ -14,12 +14,12 @@ from rich.table import Table
 from onnxprune import spec
 from onnxprune.comparison import Comparison
 from onnxprune.dimensions import Pin
+from onnxprune.figures import OutputFigures
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
 from onnxprune.report.targets import cost_text, print_measurements
 from onnxprune.report.weights import print_footprints, print_weights
 from onnxprune.result import Result
-from onnxprune.validate import OutputFigures
 
 _SHOWN_SITES = 3
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune.comparison import Comparison, Timings
+from onnxprune.figures import OutputFigures
 from onnxprune.inspection import Inspection, inspect
 from onnxprune.report.page.document import Page, Section, Table
 from onnxprune.report.page.looking import feeds_for, site_map, time_by_operator, where_lost
 from onnxprune.report.terminal import megabytes
 from onnxprune.result import Result
 from onnxprune.targets.timing import Ratio
-from onnxprune.validate import OutputFigures
 
 # Sites named after one reason.
 _NAMED = 12
