@@ -33,14 +33,18 @@ def best_of_all(values: Array, weights: Array, count: int) -> float:
     return min(sum(itertools.starmap(run, itertools.pairwise([0, *cuts, len(values)]))) for cuts in ways)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32), st.integers(5, 11), st.integers(2, 4))
-def test_the_error_is_near_the_least_there_is(seed: int, count: int, wanted: int) -> None:
-    """Lloyd's algorithm stops at local optima; of three beginnings one is within twice the best, mostly at it."""
-    generator = np.random.default_rng(seed)
-    values, weights = generator.standard_normal(count), generator.uniform(0.1, 2, count)
-    best = best_of_all(values, weights, wanted)
-    assert best - 1e-9 <= error(values, weights, centroids(values, weights, wanted)) <= 2.5 * best + 1e-9
+def test_the_error_is_mostly_the_least_there_is() -> None:
+    """Lloyd's algorithm stops at local optima, which may be several times the best; of 200 fixed draws few are."""
+    ratios = []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        count, wanted = int(generator.integers(5, 12)), int(generator.integers(2, 5))
+        values, weights = generator.standard_normal(count), generator.uniform(0.1, 2, count)
+        best = best_of_all(values, weights, wanted)
+        ratios.append(error(values, weights, centroids(values, weights, wanted)) / best)
+    assert min(ratios) >= 1 - 1e-9
+    assert np.median(ratios) <= 1 + 1e-9
+    assert np.mean(np.array(ratios) <= 1.5) >= 0.9
 
 
 @settings(max_examples=40, deadline=None)
