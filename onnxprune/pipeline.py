@@ -15,7 +15,7 @@ from onnxprune.footprint import footprints
 from onnxprune.gradual import with_recovery
 from onnxprune.loss import check_loss
 from onnxprune.measurement import Measurement, measure, parse_targets
-from onnxprune.model import Model, data_files, save
+from onnxprune.model import Model, data_files, save, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.plan import Edit, plan_files
 from onnxprune.replaying import apply, check_destination, replay
@@ -148,7 +148,7 @@ def optimize(
         measurements=measurements,
         shape={name: value.shape for name, value in subject.timed.items()},
         fidelity=outcome.fidelity,
-        goal=_reached(asked, subject, measurements, _size(destination), carried),
+        goal=_reached(asked, subject, measurements, size_on_disk(destination), carried),
         reports=outcome.reports,
         notes=(
             *subject.model.notes,
@@ -191,7 +191,7 @@ def _reached(
         fidelity=carried.outcome.fidelity.score,
         metric_drop=None if aimed is None else aimed.finish.metric_drop,
     )
-    why = missed(goal, finish, _size(subject.path), None if searcher is None else searcher.ends)
+    why = missed(goal, finish, size_on_disk(subject.path), None if searcher is None else searcher.ends)
     return Reached(
         asked=goal.asked(),
         met=not why,
@@ -235,10 +235,6 @@ def _sparsity_notes(edits: Sequence[Edit]) -> tuple[str, ...]:
     if not any(edit.args.get("sparse") for edit in edits):
         return ()
     return ("sparsity buys file size, not speed: the runtime multiplies zeros too; pack-weights stores them small",)
-
-
-def _size(path: Path) -> int:
-    return sum(one.stat().st_size for one in (path, *data_files(path)))
 
 
 def _cost(model: Model, path: Path, feeds: Feeds) -> Cost:

@@ -20,7 +20,7 @@ import onnxruntime as ort
 from onnxprune.errors import ModelError
 from onnxprune.graph import constants, storage
 from onnxprune.interface import interface_of
-from onnxprune.model import Model, data_files, load, save
+from onnxprune.model import Model, load, save, size_on_disk
 from onnxprune.pieces import cut_into_pieces, run_in_pieces
 
 Array = np.ndarray[Any, Any]
@@ -304,7 +304,7 @@ def _weight_bytes(source: Path | str | Model) -> int:
     if isinstance(source, Model):
         return storage(source.graph)[1]
     path = Path(source)
-    return sum(file.stat().st_size for file in (path, *data_files(path))) if path.is_file() else 0
+    return size_on_disk(path) if path.is_file() else 0
 
 
 def _declared(tensor: gs.Tensor) -> Port:

@@ -22,7 +22,7 @@ from onnxprune.files import atomic
 from onnxprune.front import Point, split
 from onnxprune.loss import check_loss
 from onnxprune.measurement import parse_targets
-from onnxprune.model import data_files, save
+from onnxprune.model import save, size_on_disk
 from onnxprune.plan import tensor_path, write_plan
 from onnxprune.search.goal import Goal, parse_size
 from onnxprune.subject import load_subject
@@ -192,7 +192,7 @@ def carry_out(job: Job, trial: Trial, folder: str) -> Tried:
         trial=trial,
         plan=str(plan),
         model=str(model),
-        size_bytes=sum(one.stat().st_size for one in (model, *data_files(model))),
+        size_bytes=size_on_disk(model),
         fidelity=found.score,
         low=found.low,
         high=found.high,
@@ -271,7 +271,7 @@ def sweep(
             front, covered = split(points)
             result = Sweep(
                 job=job,
-                size_bytes=sum(one.stat().st_size for one in (path, *data_files(path))),
+                size_bytes=size_on_disk(path),
                 original=original,
                 shape={name: value.shape for name, value in bench.subject.timed.items()},
                 front=tuple(replace(point, plan=str(folder / f"{point.name}.plan.json")) for point in front),

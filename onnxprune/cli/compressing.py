@@ -74,15 +74,14 @@ def optimize(
 @quietly
 def apply(model: Path, plan: Path, output: Path, force: bool, as_json: bool) -> None:
     """Replay PLAN on MODEL: no data is read, the result has the same bytes."""
-    from onnxprune.deployment import size_of
-    from onnxprune.model import digest
+    from onnxprune.model import digest, size_on_disk
     from onnxprune.pipeline import apply as run
     from onnxprune.report.json import dumps
 
     run(model, plan, output, force=force)
     written = {"input": str(model), "plan": str(plan), "output": str(output)}
     if as_json:
-        click.echo(dumps({**written, "size_bytes": size_of(output), "sha256": digest(output)}))
+        click.echo(dumps({**written, "size_bytes": size_on_disk(output), "sha256": digest(output)}))
     else:
         click.echo(f"{output}: written")
 

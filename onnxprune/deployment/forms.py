@@ -13,7 +13,7 @@ from onnxprune.deployment.fixed_shapes import fix_shapes
 from onnxprune.deployment.ort_format import SUFFIX, place_ort
 from onnxprune.errors import ModelError, OptionError
 from onnxprune.fidelity import compare
-from onnxprune.model import Model, data_files, load, save
+from onnxprune.model import Model, load, save, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.replaying import check_destination
 from onnxprune.runtime import Feeds, open_session, save_ort, written
@@ -110,7 +110,7 @@ def deploy(
     if ort:
         form = _ort(path, source, stem.with_name(f"{stem.name}{SUFFIX}"), feeds)
         forms.append(replace(form, shapes=forms[0].shapes) if forms else form)
-    return Deployed(model=path, size_bytes=size_of(path), forms=tuple(forms))
+    return Deployed(model=path, size_bytes=size_on_disk(path), forms=tuple(forms))
 
 
 def fixed_sizes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -131,7 +131,7 @@ def _fixed(path: Path, source: Model, place: Path, feeds: Feeds) -> Form:
         deviation = _proven(path, trial, place, feeds)
     save(source, place)
     shapes = {name: value.shape for name, value in feeds.items()}
-    return Form(path=place, format="onnx", size_bytes=size_of(place), deviation=deviation, shapes=shapes)
+    return Form(path=place, format="onnx", size_bytes=size_on_disk(place), deviation=deviation, shapes=shapes)
 
 
 def _ort(path: Path, source: Model, place: Path, feeds: Feeds) -> Form:
@@ -142,11 +142,6 @@ def _ort(path: Path, source: Model, place: Path, feeds: Feeds) -> Form:
         deviation = _proven(path, made, place, feeds)
         operators = place_ort(made, place)
     return Form(path=place, format="ort", size_bytes=place.stat().st_size, deviation=deviation, operators=operators)
-
-
-def size_of(path: Path) -> int:
-    """Bytes of an .onnx file and its data files."""
-    return sum(one.stat().st_size for one in (path, *data_files(path)))
 
 
 def _proven(path: Path, form: Path, place: Path, feeds: Feeds) -> float:

@@ -82,6 +82,11 @@ def data_files(path: Path | str) -> tuple[Path, ...]:
     return tuple(path.parent / name for name in dict.fromkeys(names))
 
 
+def size_on_disk(path: Path | str) -> int:
+    """Bytes of a model file and its data files."""
+    return sum(file.stat().st_size for file in (Path(path), *data_files(path)))
+
+
 def digest(path: Path | str) -> str:
     """SHA-256 of a model file, followed by that of each of its data files where it has some."""
     files = (Path(path), *data_files(path))

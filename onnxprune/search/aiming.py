@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 
 from onnxprune import spec
 from onnxprune.fidelity import Fidelity
-from onnxprune.model import Model
+from onnxprune.model import Model, size_on_disk
 from onnxprune.passes import known
 from onnxprune.protocol import Pass
 from onnxprune.runtime import written
@@ -128,7 +128,7 @@ class _Job(Generic[Result]):
         done = self._run(passes)
         speedup, ms = searcher.watch.finished([spec.format(one) for one in passes], done.model)
         with written(done.model) as path:
-            size = sum(one.stat().st_size for one in path.parent.iterdir())
+            size = size_on_disk(path)
         drop = self._floors.drop(done.model) if self._goal.metric is not None else None
         finish = Finish(speedup=speedup, latency_ms=ms, size_bytes=size, fidelity=done.fidelity.score, metric_drop=drop)
         self.tried.append((Aimed(candidate=candidate, passes=passes, finish=finish), done))

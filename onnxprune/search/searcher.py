@@ -13,7 +13,7 @@ from onnxprune.calibration import Statistics, collect
 from onnxprune.errors import DataError
 from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.loss import Loss
-from onnxprune.model import Model, data_files
+from onnxprune.model import Model, size_on_disk
 from onnxprune.passes import FactorLinear, SparseInt8
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, written
@@ -162,7 +162,7 @@ class Searcher:
     def size_of(self, choice: Choice) -> int:
         """Bytes of a choice's file."""
         with written(self.builder.build(choice)) as path:
-            return sum(one.stat().st_size for one in path.parent.iterdir())
+            return size_on_disk(path)
 
     def measured(self, choice: Choice) -> Candidate:
         """A choice with its figures."""
@@ -208,8 +208,7 @@ class Searcher:
     @property
     def original_bytes(self) -> int:
         """Of the original's file."""
-        path = self.subject.path
-        return sum(one.stat().st_size for one in (path, *data_files(path)))
+        return size_on_disk(self.subject.path)
 
     @property
     def ends(self) -> Ends:
