@@ -1,0 +1,30 @@
+"""The one door to onnxruntime sessions."""
+
+from onnxprune.runtime.memory import memory_limit, memory_limited
+from onnxprune.runtime.observing import observe, observe_shapes, with_outputs
+from onnxprune.runtime.options import Level, first_line
+from onnxprune.runtime.ports import Array, Feeds, Port
+from onnxprune.runtime.profiling import operator_times
+from onnxprune.runtime.sessions import PieceSession, Session, open_session, operators
+from onnxprune.runtime.writing import save_optimized, save_ort, written
+
+__all__ = [
+    "Array",
+    "Feeds",
+    "Level",
+    "PieceSession",
+    "Port",
+    "Session",
+    "first_line",
+    "memory_limit",
+    "memory_limited",
+    "observe",
+    "observe_shapes",
+    "open_session",
+    "operator_times",
+    "operators",
+    "save_optimized",
+    "save_ort",
+    "with_outputs",
+    "written",
+]

@@ -1,0 +1,117 @@
+"""Models opened to run: whole, or piece by piece where memory is short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from onnxprune.errors import ModelError
+from onnxprune.interface import interface_of
+from onnxprune.model import Model, load
+from onnxprune.pieces import cut_into_pieces, run_in_pieces
+from onnxprune.runtime.memory import COPIES, memory_limit, memory_limited, weight_bytes
+from onnxprune.runtime.options import Level, first_line, session_options
+from onnxprune.runtime.ports import Feeds, declared, port_of
+from onnxprune.runtime.writing import written
+
+
+@cache
+def operators() -> Mapping[tuple[str, str], tuple[int, ...]]:
+    """Every operator that the installed onnxruntime defines: (domain, name) -> the opsets that changed it."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
+
+    found: dict[tuple[str, str], list[int]] = {}
+    for schema in get_all_operator_schema():
+        found.setdefault((schema.domain, schema.name), []).append(schema.since_version)
+    return {key: tuple(sorted(versions)) for key, versions in found.items()}
+
+
+class Session:
+    """A loaded model that runs on one thread unless told otherwise.
+
+    Attributes:
+        interface: what was cut out of its inputs and outputs; feeds from before are cut alike.
+    """
+
+    def __init__(self, session: ort.InferenceSession, name: str) -> None:
+        self._session = session
+        self.name = name
+        self.interface = interface_of(session.get_modelmeta().custom_metadata_map)
+        self.inputs = tuple(port_of(value) for value in session.get_inputs())
+        self.outputs = tuple(port_of(value) for value in session.get_outputs())
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Outputs by name: arrays, or lists and dicts where an output is a sequence or map.
+
+        Raises:
+            ModelError: the runtime refuses the feeds or fails on them.
+        """
+        names = [port.name for port in self.outputs]
+        try:
+            values = self._session.run(names, self.interface.fitted(feeds))
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise ModelError(f"{self.name}: onnxruntime failed while running it: {first_line(error)}") from error
+        return dict(zip(names, values, strict=True))
+
+    def end_profiling(self) -> str:
+        """The file that the runtime's profile was written to."""
+        return str(self._session.end_profiling())
+
+
+class PieceSession(Session):
+    """A model too large for the memory that it may take: its pieces are opened, run and closed in turn, at each run."""
+
+    def __init__(self, model: Model, limit_bytes: int, *, level: Level, threads: int, name: str) -> None:
+        self.name = name
+        self.interface = interface_of(model.metadata)
+        self.inputs = tuple(declared(tensor) for tensor in model.graph.inputs)
+        self.outputs = tuple(declared(tensor) for tensor in model.graph.outputs)
+        self._model = model.copy()
+        self._pieces = cut_into_pieces(self._model.graph, limit_bytes // COPIES)
+        self._level: Level = level
+        self._threads = threads
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Outputs by name; see `Session.run`."""
+
+        def run(piece: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+            with memory_limited(None):
+                return open_session(piece, level=self._level, threads=self._threads).run(values)
+
+        return run_in_pieces(self._model, self._pieces, self.interface.fitted(feeds), run)
+
+
+def open_session(source: Path | str | Model, *, level: Level = "default", threads: int = 1) -> Session:
+    """A session on the CPU provider, with optimizations at their default (all) or off.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    limit = memory_limit()
+    if limit is not None and weight_bytes(source) * COPIES > limit:
+        name = "model.onnx" if isinstance(source, Model) else Path(source).name
+        model = source if isinstance(source, Model) else load(source)
+        return PieceSession(model, limit, level=level, threads=threads, name=name)
+    if isinstance(source, Model):
+        with written(source) as path:
+            return open_session(path, level=level, threads=threads)
+    return session_of(source, session_options(level, threads))
+
+
+def session_of(source: Path | str, options: ort.SessionOptions) -> Session:
+    """A session with options of its own; the whole model is held.
+
+    Raises:
+        ModelError: onnxruntime refuses the model.
+    """
+    name = Path(source).name
+    try:
+        session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        # Names of a damaged file need not be text.
+        return Session(session, name)
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise ModelError(f"{name}: onnxruntime refuses the model: {first_line(error)}") from error
