@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread for BLAS and OpenMP: two test processes share the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint format matrix nightly benchmark clean
+.PHONY: help demo test lint format matrix nightly benchmark papers clean
 
 help:
 	@echo "make demo       install and compress a real model of fixtures/"
@@ -15,6 +15,7 @@ help:
 	@echo "make matrix     the exactness matrix of every architecture and exporter"
 	@echo "make nightly    the long property tests"
 	@echo "make benchmark  the figures of the README on real models"
+	@echo "make papers     thirteen systems beside their papers, at small scale"
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -70,6 +71,11 @@ benchmark: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.mobile all
 	$(BIN)/python -m benchmarks.recovery
 	$(BIN)/python -m benchmarks.check
+
+# One row a system; what was measured is kept, so that it goes on where it was stopped.
+papers: $(VENV)/.dev
+	$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.papers
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
