@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnxprune.pipeline import apply, optimize
     from onnxprune.recovering import recover
     from onnxprune.sweeping import sweep
+    from onnxprune.training import train
     from onnxprune.unpacking import unpack
 
 # Looked up when first used, so that importing the package costs next to nothing.
@@ -29,6 +30,7 @@ _HOMES = {
     "recover": "onnxprune.recovering",
     "sweep": "onnxprune.sweeping",
     "time": "onnxprune.comparison",
+    "train": "onnxprune.training",
     "unpack": "onnxprune.unpacking",
     "validate": "onnxprune.comparison",
 }
@@ -51,6 +53,7 @@ __all__ = [
     "recover",
     "sweep",
     "time",
+    "train",
     "unpack",
     "validate",
 ]

@@ -71,10 +71,11 @@ def check_loss(asked: str | None) -> None:
 
 def few(feeds: Sequence[Feeds], most: int = MOST_SAMPLES) -> Sequence[Feeds]:
     """At most so many samples, spread evenly: what scores by loss or cosine look at."""
-    return LazyFeeds(feeds.__getitem__, _spread(len(feeds), most))
+    return LazyFeeds(feeds.__getitem__, spread(len(feeds), most))
 
 
-def _spread(count: int, most: int = MOST_SAMPLES) -> list[int]:
+def spread(count: int, most: int = MOST_SAMPLES) -> list[int]:
+    """Which of `count` samples `few` takes."""
     return [at * count // min(count, most) for at in range(min(count, most))]
 
 
@@ -92,7 +93,7 @@ def choose_loss(model: Model, session: Session, samples: Samples, asked: str | N
     """
     feeds = few(samples.calibration)
     labels = samples.calibration_labels
-    labels = None if labels is None else labels[_spread(len(labels))]
+    labels = None if labels is None else labels[spread(len(labels))]
     if asked == "next-token":
         return _next_token(model, session, feeds)
     if asked == "labels" and labels is None:

@@ -63,3 +63,8 @@ def may_crop(observe: Observe, feeds: Feeds, mask: str, ports: Sequence[Port]) -
         if long.shape != brief.shape or np.linalg.norm(long - brief) > _TOLERANCE * np.linalg.norm(long):
             return False
     return True
+
+
+def padded_one(feeds: Sequence[Feeds], mask: str) -> Feeds:
+    """One of the first samples that has padding, if any has."""
+    return next((one for one in feeds[:64] if not np.asarray(one[mask]).all()), feeds[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from onnxprune.errors import OptionError
@@ -21,10 +21,21 @@ def parse(text: str, passes: Mapping[str, type[Any]]) -> Any:
     if name not in passes:
         raise OptionError(f"No pass named {name!r}. Known: {', '.join(sorted(passes))}.")
     kind = passes[name]
-    hints = typing.get_type_hints(kind)
-    options = {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+    return kind(**values_of(name, filter(None, rest.split(",")), (kind,)))
+
+
+def values_of(name: str, items: Iterable[str], kinds: Sequence[type[Any]]) -> dict[str, Any]:
+    """Values of options given as `option=value`, by option; the options are the fields of dataclasses.
+
+    Raises:
+        OptionError: no such option, one that is given twice, or a value that the option cannot hold.
+    """
+    options: dict[str, Any] = {}
+    for kind in kinds:
+        hints = typing.get_type_hints(kind)
+        options |= {field.name: hints[field.name] for field in dataclasses.fields(kind)}
     values: dict[str, Any] = {}
-    for item in filter(None, rest.split(",")):
+    for item in items:
         key, equals, value = item.partition("=")
         if not equals:
             raise OptionError(f"{name}: options read name=value, got {item!r}.")
@@ -34,7 +45,7 @@ def parse(text: str, passes: Mapping[str, type[Any]]) -> Any:
         if key in values:
             raise OptionError(f"{name}: option {key!r} is given twice. Give it once.")
         values[key] = _value(f"{name}: {key}", value, options[key])
-    return kind(**values)
+    return values
 
 
 def format(instance: Any) -> str:  # noqa: A001 - the inverse of parse, read as spec.format

@@ -74,6 +74,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("bench",),
     ("front", "blaming", "heads", "pipeline", "recovering", "sweeping"),
     ("exporting",),
+    ("training",),
     ("checking",),
     ("report",),
     ("cli",),

@@ -14,6 +14,7 @@ COMMANDS = (
     compressing.deploy,
     compressing.unpack,
     learning.recover,
+    learning.train,
     judging.validate,
     judging.time,
     blaming.blame,

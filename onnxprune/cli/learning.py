@@ -1,4 +1,4 @@
-"""`recover`: training a finished candidate towards its original."""
+"""`recover` and `train`: training a finished candidate towards its original, and by methods that make it smaller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, progress_of, quietly
-from onnxprune.cli.options import JSON
+from onnxprune.cli.options import JSON, MODEL
 
 
 @click.command()
@@ -45,3 +45,37 @@ def recover(candidate: Path, as_json: bool, settings: tuple[str, ...], **options
         click.echo(dumps(result.to_json()))
     else:
         print_recovered(result, console())
+
+
+@click.command()
+@MODEL
+@click.option("--method", required=True, help="How, see `onnxprune methods`.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.trained.onnx beside MODEL.")
+@click.option("--data", help="Samples to train on: an .npz, a folder of .npz files, or module:function.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method or of training."
+)
+@click.option("--steps", type=int, help="Steps of the optimizer.  [default: the method's]")
+@click.option("--batch", type=int, help="Samples of a step.  [default: the method's]")
+@click.option("--lr", type=float, help="Highest learning rate.  [default: the method's]")
+@click.option("--loss", help="What is learned: labels, next-token or divergence.  [default: labels where they fit]")
+@click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
+@click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
+@click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Begin anew where an earlier run was interrupted.")
+@click.option("--allow-synthetic", is_flag=True, help="Train on made-up inputs.")
+@JSON
+@quietly
+def train(model: Path, method: str, as_json: bool, options: tuple[str, ...], **rest: Any) -> None:
+    """Train MODEL by a method that makes it smaller: zeros, dead units or pairs, which the passes then cut."""
+    from onnxprune.report.json import dumps
+    from onnxprune.report.learning import print_trained
+    from onnxprune.training import train as run
+
+    short = {name: rest.pop(name) for name in ("steps", "batch", "lr")}
+    given = [f"{name}={value}" for name, value in short.items() if value is not None]
+    with progress_of(quiet=as_json) as progress:
+        result = run(model, method, options=[*given, *options], progress=progress, **rest)
+    if as_json:
+        click.echo(dumps(result.to_json()))
+    else:
+        print_trained(result, console())

@@ -27,10 +27,12 @@ class Batch:
     Attributes:
         parts: feeds that are run one after the other, and the share of the step's samples in each.
         samples: how many there are in all.
+        rows: which samples make up each part, in its order.
     """
 
     parts: tuple[tuple[Feeds, float], ...]
     samples: int
+    rows: tuple[tuple[int, ...], ...] = ()
 
 
 class Batches:
@@ -77,6 +79,11 @@ class Batches:
             yield from (self._batch(rows) for rows in self._epoch(epoch)[first:])
             epoch, first = epoch + 1, 0
 
+    def in_order(self) -> Iterator[Batch]:
+        """Every sample once, in the order in which they came."""
+        rows = range(len(self._samples))
+        yield from (self._batch(rows[at : at + self._size]) for at in rows[:: self._size])
+
     def _epoch(self, epoch: int) -> list[list[int]]:
         generator = np.random.default_rng((self._seed, epoch))
         order = [int(at) for at in generator.permutation(len(self._samples))]
@@ -88,12 +95,15 @@ class Batches:
         return groups
 
     def _batch(self, rows: Sequence[int]) -> Batch:
-        feeds = [self._samples[at] for at in rows]
-        groups: dict[Any, list[Feeds]] = {}
-        for at, one in enumerate(feeds):
+        groups: dict[Any, list[tuple[int, Feeds]]] = {}
+        for at in rows:
+            one = self._samples[at]
             key = tuple((name, np.shape(value)) for name, value in sorted(one.items())) if self.stacks else at
-            groups.setdefault(key, []).append(one)
-        return Batch(tuple((self._joined(group), len(group) / len(rows)) for group in groups.values()), len(rows))
+            groups.setdefault(key, []).append((at, one))
+        members = [tuple(at for at, _ in group) for group in groups.values()]
+        joint = [self._joined([one for _, one in group]) for group in groups.values()]
+        shares = [len(each) / len(rows) for each in members]
+        return Batch(tuple(zip(joint, shares, strict=True)), len(rows), tuple(members))
 
     def _joined(self, group: Sequence[Feeds]) -> Feeds:
         whole = group[0] if len(group) == 1 else joined(group, self._ports)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ class State:
         running: running means of the loss's parts.
         history: one entry a check: step, parts of the loss, fidelity.
         cpu_seconds: spent so far, all threads, over all interruptions.
+        own: what the method had of its own when the run was kept.
+        best_own: what it had at the best step.
     """
 
     step: int = 0
@@ -37,6 +40,8 @@ class State:
     running: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     cpu_seconds: float = 0.0
+    own: dict[str, Array] = field(default_factory=dict)
+    best_own: dict[str, Array] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,27 @@ class Checkpoint:
     key: str
     fresh: bool = False
 
-    def save(self, state: State, parameters: Parameters, optimizer: torch.optim.Optimizer) -> None:
-        """Keep a run; it appears whole or not at all."""
+    def save(
+        self,
+        state: State,
+        parameters: Parameters,
+        optimizer: torch.optim.Optimizer,
+        own: Mapping[str, Array] = MappingProxyType({}),
+    ) -> None:
+        """Keep a run, and what a method has of its own; it appears whole or not at all."""
         arrays: dict[str, Array] = {}
+        taken: dict[str, float] = {}
         for name, parameter in parameters.items():
             arrays[f"now/{name}"] = _array(parameter)
-            for moment in _MOMENTS:
-                if moment in optimizer.state[parameter]:
-                    arrays[f"{moment}/{name}"] = _array(optimizer.state[parameter][moment])
+            held = optimizer.state.get(parameter, {})
+            arrays |= {f"{moment}/{name}": _array(held[moment]) for moment in _MOMENTS if moment in held}
+            # A parameter that got no gradient so far has taken no step.
+            taken[name] = float(held.get("step", 0.0))
         arrays |= {f"best/{name}": value for name, value in state.best.items()}
+        for part, values in (("own", own), ("best_own", state.best_own)):
+            arrays |= {f"{part}/{name}": value for name, value in values.items()}
         document = {
+            "taken": taken,
             "step": state.step,
             "best_score": state.best_score,
             "best_step": state.best_step,
@@ -72,16 +88,21 @@ class Checkpoint:
         if held is None:
             return None
         arrays, document = held.tensors, held.document
-        expected = {f"{part}/{name}" for part in ("now", *_MOMENTS, "best") for name in parameters}
-        if set(arrays) != expected:
+        expected = {f"{part}/{name}" for part in ("now", "best") for name in parameters}
+        expected |= {f"{moment}/{name}" for moment in _MOMENTS for name in parameters if document["taken"].get(name)}
+        own = {part: [name for name in arrays if name.startswith(f"{part}/")] for part in ("own", "best_own")}
+        if set(arrays) - {name for names in own.values() for name in names} != expected or set(
+            document["taken"]
+        ) != set(parameters):
             return None
         if any(arrays[f"now/{name}"].shape != tuple(each.shape) for name, each in parameters.items()):
             return None
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(torch.from_numpy(arrays[f"now/{name}"].copy()))
-                moments = {part: torch.from_numpy(arrays[f"{part}/{name}"].copy()).to(parameter) for part in _MOMENTS}
-                optimizer.state[parameter] = {"step": torch.tensor(float(document["step"])), **moments}
+                if taken := document["taken"][name]:
+                    kept = {part: torch.from_numpy(arrays[f"{part}/{name}"].copy()).to(parameter) for part in _MOMENTS}
+                    optimizer.state[parameter] = {"step": torch.tensor(float(taken)), **kept}
         return State(
             step=int(document["step"]),
             best_score=float(document["best_score"]),
@@ -90,6 +111,10 @@ class Checkpoint:
             running=dict(document["running"]),
             history=list(document["history"]),
             cpu_seconds=float(document["cpu_seconds"]),
+            **{
+                part: {name.removeprefix(f"{part}/"): arrays[name].copy() for name in names}
+                for part, names in own.items()
+            },
         )
 
 

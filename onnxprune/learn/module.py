@@ -48,6 +48,7 @@ class OnnxModule(torch.nn.Module):
         held: where a weight is zero and stays so, by name.
         names: parameters, in graph order.
         updates: products [m, rank] @ [rank, n] that are added to a parameter [m, …], by its name.
+        views: what the graph reads in place of a parameter, computed from it in each run, by its name.
     """
 
     def __init__(self, model: Model, *, floating: torch.dtype = torch.float32) -> None:
@@ -65,6 +66,7 @@ class OnnxModule(torch.nn.Module):
         self.grids: dict[str, Grid] = {}
         self.held: dict[str, Tensor] = {}
         self.updates: dict[str, tuple[torch.nn.Parameter, torch.nn.Parameter]] = {}
+        self.views: dict[str, Callable[[Tensor], Tensor]] = {}
         self._scales: dict[str, tuple[Tensor, Tensor]] = {}
         self._rounded: dict[str, tuple[int, Tensor]] = {}
         self._constants: dict[str, Tensor] = {}
@@ -161,8 +163,12 @@ class OnnxModule(torch.nn.Module):
         return tensor.to(self.device) if tensor.is_floating_point() else tensor
 
     def _trained(self) -> dict[str, Tensor]:
-        """Parameters as the graph reads them: updates added, zeros held, integers on their grid."""
-        return {name: self._as_read(name, self._updated(name)) for name in self.names}
+        """Parameters as the graph reads them: updates added, seen through views, zeros held, integers on their grid."""
+        return {name: self._as_read(name, self._viewed(name)) for name in self.names}
+
+    def _viewed(self, name: str) -> Tensor:
+        value = self._updated(name)
+        return self.views[name](value) if name in self.views else value
 
     def _updated(self, name: str) -> Tensor:
         value = self.parameter(name)
@@ -197,7 +203,7 @@ class OnnxModule(torch.nn.Module):
     def _as_read(self, name: str, value: Tensor) -> Tensor:
         if name not in self.held and name not in self.grids:
             return value
-        if value.requires_grad:
+        if value.requires_grad or name in self.views:
             return self._on_grid(name, value)
         # What is not trained is rounded once: tables of embeddings are large.
         seen, known = self._rounded.get(name, (-1, value))
@@ -273,7 +279,7 @@ class OnnxModule(torch.nn.Module):
 
     def stored(self, name: str) -> Array:
         """The parameter as float64, with its zeros held and, where it has a grid, not yet rounded."""
-        value = self._updated(name).detach().cpu().to(torch.float64)
+        value = self._viewed(name).detach().cpu().to(torch.float64)
         held = self.held.get(name)
         values: Array = (value if held is None else value.masked_fill(held.cpu(), 0.0)).numpy()
         return values

@@ -19,11 +19,11 @@ from onnxprune.learn.checkpoint import Checkpoint
 from onnxprune.learn.matching import Pairing, match_blocks
 from onnxprune.learn.module import OnnxModule, changed
 from onnxprune.learn.trained import prepare, trainable
-from onnxprune.learn.training import Schedule, train
+from onnxprune.learn.training import Measure, Schedule, train
 from onnxprune.loss import few
 from onnxprune.masks import mask_input
 from onnxprune.model import Model, to_bytes
-from onnxprune.padding import may_crop
+from onnxprune.padding import may_crop, padded_one
 from onnxprune.passes import Recover
 from onnxprune.protocol import Trained
 from onnxprune.runtime import Feeds, Session, open_session, with_outputs
@@ -82,15 +82,16 @@ def recover(
         clip=settings.clip,
         check=settings.check,
         patience=settings.patience,
+        seed=seed,
     )
     state = train(
         parameters,
         schedule,
         lesson.batches.from_step,
-        lambda batch: lesson.loss(module, batch),
-        lambda: lesson.score(module).score,
-        checkpoint,
-        progress,
+        lambda _, batch: lesson.loss(module, batch),
+        Measure("recover", "fidelity", lambda: lesson.score(module).score),
+        checkpoint=checkpoint,
+        progress=progress,
     )
     module.merge_updates()
     return Trained(
@@ -219,7 +220,7 @@ def _lesson(
     ports = interface.inputs
     feeds = samples.calibration
     chosen = mask_input(ports, mask)
-    crops = chosen is not None and may_crop(interface.run, _longest(feeds, chosen), chosen, ports)
+    crops = chosen is not None and may_crop(interface.run, padded_one(feeds, chosen), chosen, ports)
     batches = Batches(feeds, ports, settings.batch, seed, run=interface.run, mask=chosen if crops else None)
     targets = objectives.targets_of(interface, feeds[0], settings.objective)
     if not targets:
@@ -227,8 +228,3 @@ def _lesson(
     steering = few(samples.held_out)
     wanted = tuple(interface.run(one) for one in steering)
     return Lesson(settings, session, interface, batches, pairs, targets, steering, wanted)
-
-
-def _longest(feeds: Sequence[Feeds], mask: str) -> Feeds:
-    """One of the first samples that has padding, if any has."""
-    return next((one for one in feeds[:64] if not np.asarray(one[mask]).all()), feeds[0])

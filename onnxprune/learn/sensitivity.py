@@ -19,6 +19,7 @@ from onnxprune.dimensions import Dimension
 from onnxprune.errors import Declined
 from onnxprune.learn import objectives
 from onnxprune.learn.call import Tensor
+from onnxprune.learn.losses import cross_entropy, of_labels, of_next_tokens
 from onnxprune.learn.module import OnnxModule, Slot
 from onnxprune.learn.relevance import Propagation
 from onnxprune.loss import Loss
@@ -108,15 +109,9 @@ class Sensitivity:
         if port is None or labels is None:
             raise Declined("the loss has no labels")
         output = outputs[port.name]
-        axis = 1 if output.dim() > 3 else -1
-        target = torch.from_numpy(np.asarray(labels[index]).astype(np.int64))
         where = objectives.valid(self.session.inputs, feeds, port, tuple(output.shape))
-        logits = output.movedim(axis, -1)
-        target = target.reshape(logits.shape[:-1]).clone()
-        if where is not None and target.numel() > 1:
-            target[~where.movedim(axis, -1)[..., 0].expand(target.shape)] = -100
-        soft = self._is_soft(port.name)
-        return _cross_entropy(logits, target, soft=soft)
+        scores, target = of_labels(output, np.asarray(labels[index])[None], port, where)
+        return cross_entropy(scores, target, soft=self._is_soft(port.name))
 
     def _is_soft(self, name: str) -> bool:
         return any(target.probabilities for target in self._targets() if target.port.name == name)
@@ -127,12 +122,9 @@ class Sensitivity:
         if port is None or tokens is None:
             raise Declined("the loss has no tokens")
         logits = outputs[port.name]
-        target = torch.from_numpy(np.asarray(feeds[tokens.name]).astype(np.int64))[:, 1:].clone()
         where = objectives.valid(self.session.inputs, feeds, port, tuple(logits.shape))
-        if where is not None:
-            real = where[..., 0].expand(logits.shape[:2])
-            target[~(real[:, 1:] & real[:, :-1])] = -100
-        return _cross_entropy(logits[:, :-1], target, soft=False)
+        scores, target = of_next_tokens(logits, np.asarray(feeds[tokens.name]), where)
+        return cross_entropy(scores, target, soft=False)
 
     def _divergence(self, outputs: Mapping[str, Tensor], index: int, feeds: Feeds) -> Tensor:
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + index)
@@ -153,7 +145,7 @@ class Sensitivity:
         labels = torch.multinomial(flat, 1, generator=generator).reshape(p.shape[:-1])
         if where is not None:
             labels[~where.movedim(target.classes, -1)[..., 0].expand(labels.shape)] = -100
-        return _cross_entropy(logits, labels, soft=target.probabilities)
+        return cross_entropy(logits, labels, soft=target.probabilities)
 
 
 def _direction(target: objectives.Target, output: Tensor, where: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -167,15 +159,6 @@ def _direction(target: objectives.Target, output: Tensor, where: Tensor | None, 
     mean = torch.where(count > 1, mean, torch.zeros_like(mean))
     scale = ((output.detach() - mean).square() * weight).sum().sqrt().clamp(min=_TINY)
     return (output * signs * weight).sum() / scale
-
-
-def _cross_entropy(scores: Tensor, target: Tensor, *, soft: bool) -> Tensor:
-    """Mean over the places that have a label."""
-    log_p = torch.log(torch.clamp(scores, min=_TINY)) if soft else torch.log_softmax(scores, -1)
-    loss = torch.nn.functional.nll_loss(
-        log_p.reshape(-1, log_p.shape[-1]), target.reshape(-1), ignore_index=-100, reduction="sum"
-    )
-    return loss / max(1, int((target >= 0).sum()))
 
 
 class _Gate:

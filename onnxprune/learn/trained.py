@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -83,20 +83,9 @@ def _stepped(module: OnnxModule, names: Collection[str]) -> Iterator[tuple[str, 
             yield name, module.parameter(name)
 
 
-def optimizer_of(parameters: Mapping[str, torch.nn.Parameter], rate: float, decay: float) -> torch.optim.AdamW:
-    """AdamW; biases and gains do not decay.
-
-    Source: Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization.
-    """
+def groups_of(parameters: Mapping[str, torch.nn.Parameter], decay: float) -> list[dict[str, Any]]:
+    """Groups of an optimizer: biases and gains do not decay."""
     wide = [each for each in parameters.values() if each.dim() > 1]
     narrow = [each for each in parameters.values() if each.dim() < 2]
-    groups = [{"params": wide, "weight_decay": decay}, {"params": narrow, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate)
-
-
-def share_of_rate(step: int, steps: int, warmup: float) -> float:
-    """What share of the learning rate step number `step` of `steps` takes: a linear rise, then half a cosine to 0."""
-    rise = max(1, round(warmup * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+    groups: list[dict[str, Any]] = [{"params": wide, "weight_decay": decay}, {"params": narrow, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -19,7 +19,7 @@ from onnxprune import learn, spec
 from onnxprune.errors import DataError, MissingDependencyError, ModelError, OptionError
 from onnxprune.gradual import with_recovery
 from onnxprune.graph import constants, numbers
-from onnxprune.learn.trained import share_of_rate
+from onnxprune.learn.schedules import share_of_rate
 from onnxprune.model import load
 from onnxprune.passes import Recover, known
 from onnxprune.pipeline import apply, optimize

@@ -1,0 +1,100 @@
+"""What a training method is: a frozen dataclass of options that starts a procedure. No torch: methods can be listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from onnxprune.errors import OptionError
+
+if TYPE_CHECKING:
+    from onnxprune.learn.procedure import Procedure
+    from onnxprune.learn.trainee import Trainee
+    from onnxprune.model import Model
+
+Need = Literal["calibration", "gradients", "labels", "pretrained", "samples"]
+_MIXED = ("auto", "no", "yes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Options that every training method has.
+
+    Attributes:
+        steps: of the optimizer.
+        batch: samples of a step.
+        lr: highest learning rate of the weights, reached after `warmup` and then let down along a cosine.
+        warmup: share of the steps, in [0, 1).
+        decay: weight decay of matrices.
+        clip: largest norm of a step's gradient.
+        distill: share of the loss that is the divergence from the original's outputs, in [0, 1]; the rest is the task.
+        temperature: of that divergence.
+        embeddings: train tables of embeddings, too.
+        check: steps between checks of the loss on held-out samples.
+        patience: checks without a better one after which it stops; 0: never.
+        mixed: multiply in bfloat16, weights stay float32: `auto` (on a GPU), `yes`, `no`.
+    """
+
+    steps: int = 400
+    batch: int = 32
+    lr: float = 5e-4
+    warmup: float = 0.1
+    decay: float = 0.01
+    clip: float = 1.0
+    distill: float = 0.0
+    temperature: float = 2.0
+    embeddings: bool = False
+    check: int = 50
+    patience: int = 0
+    mixed: Literal["auto", "yes", "no"] = "auto"
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        for option in ("steps", "batch", "check"):
+            if getattr(self, option) < 1:
+                raise OptionError(f"train: {option} must be at least 1, got {getattr(self, option)}.")
+        for option in ("clip", "temperature"):
+            if not 0 < getattr(self, option) < float("inf"):
+                raise OptionError(f"train: {option} must be above 0, got {getattr(self, option)}.")
+        for option in ("lr", "decay", "patience"):
+            if not 0 <= getattr(self, option) < float("inf"):
+                raise OptionError(f"train: {option} must be at least 0, got {getattr(self, option)}.")
+        if not 0 <= self.warmup < 1:
+            raise OptionError(f"train: warmup must be in [0, 1), got {self.warmup}.")
+        if not 0 <= self.distill <= 1:
+            raise OptionError(f"train: distill must be in [0, 1], got {self.distill}.")
+        if self.mixed not in _MIXED:
+            raise OptionError(f"train: mixed must be one of {', '.join(_MIXED)}, got {self.mixed!r}.")
+
+
+class Method(Protocol):
+    """A training method: its fields are its options.
+
+    Attributes:
+        name: as it is typed.
+        summary: one line.
+        source: author, year, title.
+        needs: what must be given besides the model; `samples` are inputs to train on.
+        reconstruction: what of it is ours rather than published; empty where nothing is.
+        training: defaults of the options that every method has.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    needs: ClassVar[Sequence[Need]]
+    reconstruction: ClassVar[str]
+    training: ClassVar[Training]
+
+    def start(self, trainee: Trainee) -> Procedure:
+        """Start on a model. Here torch is imported.
+
+        Raises:
+            OnnxPruneError: the model or the data do not serve.
+        """
+        ...
+
+    def finish(self, model: Model, trainee: Trainee, procedure: Procedure) -> Model:
+        """The model as it is written: `write_back` where no structure changes."""
+        ...

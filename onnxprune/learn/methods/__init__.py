@@ -1,0 +1,10 @@
+"""Training methods, one module each; nothing registers itself on import, and torch is imported when one starts."""
+
+from __future__ import annotations
+
+from onnxprune.learn.method import Method
+from onnxprune.learn.methods.gradual_magnitude import GradualMagnitude
+
+METHODS: dict[str, type[Method]] = {method.name: method for method in (GradualMagnitude,)}
+
+__all__ = ["METHODS"]

@@ -1,0 +1,207 @@
+"""A model trained by one of the methods: `onnxprune train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxprune import spec
+from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.fidelity import Fidelity
+from onnxprune.graph import constants, numbers
+from onnxprune.judge import Broken, judge
+from onnxprune.learn import require_torch
+from onnxprune.learn.method import Method, Training
+from onnxprune.learn.methods import METHODS
+from onnxprune.loss import check_loss
+from onnxprune.model import Model, save
+from onnxprune.replaying import check_destination
+from onnxprune.result import DataNote
+from onnxprune.resuming import trail_of
+from onnxprune.subject import load_subject
+from onnxprune.targets.target import parse_target
+
+Progress = Callable[[str], None]
+# Training takes many samples; of those held out so many judge.
+_JUDGES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The answer of `onnxprune train`.
+
+    Attributes:
+        method: its name with the options that differ from their defaults.
+        training: the options that every method has.
+        task: what was learned, in words.
+        loss: on held-out samples at the start and of what is kept, those that chose it; the lower the better.
+        fidelity: of the result beside the model as it came. Training for labels may move outputs on purpose.
+        steps: of the optimizer.
+        best_step: the step that is kept.
+        numbers: stored floats with two axes or more, before and after.
+        nonzero: of those.
+        history: one entry a check: step, parts of the loss, held-out loss.
+        details: what the method says of itself.
+    """
+
+    input: Path
+    output: Path
+    method: str
+    training: Training
+    data: DataNote
+    kind: str
+    task: str
+    loss: tuple[float, float]
+    fidelity: Fidelity
+    steps: int
+    best_step: int
+    numbers: tuple[int, int]
+    nonzero: tuple[int, int]
+    cpu_seconds: float
+    history: tuple[Mapping[str, Any], ...]
+    details: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys are stable."""
+        return {
+            "input": str(self.input),
+            "output": str(self.output),
+            "method": self.method,
+            "training": asdict(self.training),
+            "data": vars(self.data),
+            "task": {"kind": self.kind, "what": self.task},
+            "loss": {"before": self.loss[0], "after": self.loss[1]},
+            "fidelity": self.fidelity.to_json(),
+            "steps": self.steps,
+            "best_step": self.best_step,
+            "numbers": {"before": self.numbers[0], "after": self.numbers[1]},
+            "nonzero": {"before": self.nonzero[0], "after": self.nonzero[1]},
+            "cpu_seconds": self.cpu_seconds,
+            "history": [dict(entry) for entry in self.history],
+            "details": dict(self.details),
+            "notes": list(self.notes),
+        }
+
+
+def settings_of(name: str, options: Sequence[str] = ()) -> tuple[Method, Training]:
+    """A method and the options that every method has, from texts `option=value`.
+
+    Raises:
+        OptionError: no such method or option, or a value out of range.
+    """
+    if name not in METHODS:
+        raise OptionError(f"No training method named {name!r}. Known: {', '.join(sorted(METHODS))}.")
+    kind: Any = METHODS[name]
+    values = spec.values_of(name, options, (Training, kind))
+    own = {field.name for field in fields(kind)}
+    shared = {key: value for key, value in values.items() if key not in own}
+    method: Method = kind(**{key: value for key, value in values.items() if key in own})
+    return method, replace(kind.training, **shared)
+
+
+def train(
+    model: Path | str,
+    method: str | Method,
+    *,
+    data: str | None = None,
+    output: Path | str | None = None,
+    options: Sequence[str] = (),
+    training: Training | None = None,
+    seed: int = 0,
+    loss: str | None = None,
+    mask: str | None = None,
+    fresh: bool = False,
+    allow_synthetic: bool = False,
+    progress: Progress = lambda _: None,
+) -> Trained:
+    """Train a model by a method that makes it smaller; what comes out is an ONNX file that the passes then cut.
+
+    Args:
+        model: an .onnx file.
+        method: its name, or itself.
+        data: sample inputs as for `optimize`, with `labels` where they are learned; every fourth is held out.
+        output: where the result goes; `NAME.trained.onnx` beside the model by default.
+        options: `option=value` of the method, and of what every method has.
+        training: what every method has, where the method is given itself.
+        seed: of every random choice.
+        loss: the task: `labels`, `next-token` or `divergence`; by default labels where there are any that fit.
+        mask: the input that is 0 at padded tokens; found by its name by default.
+        fresh: begin anew where an earlier run was interrupted.
+        allow_synthetic: train on made-up inputs.
+        progress: told each step.
+
+    Raises:
+        OnnxPruneError: an input is at fault, or torch is missing; nothing has been written.
+    """
+    require_torch("train")
+    one, shared = settings_of(method, options) if isinstance(method, str) else (method, training or method.training)
+    check_loss(loss)
+    path = Path(model)
+    destination = Path(output) if output is not None else path.with_name(f"{path.stem}.trained.onnx")
+    check_destination(destination, path)
+    if data is None and not allow_synthetic:
+        raise DataError("train: it needs sample inputs. Give --data, or --allow-synthetic to train on made-up ones.")
+    progress("load and run the model")
+    subject = load_subject(path, data, {}, seed, loss, mask, allow_synthetic=allow_synthetic, most_judges=_JUDGES)
+    if subject.loss is None:
+        raise DataError("train: it needs sample inputs. Give --data, or --allow-synthetic to train on made-up ones.")
+    trail = trail_of(path, subject, parse_target("cpu:1"), seed, fresh=fresh)
+
+    from onnxprune.learn.trainee import teach
+
+    taught = teach(
+        one,
+        shared,
+        subject.model,
+        subject.loss,
+        subject.samples,
+        subject.evidence.probes,
+        mask=mask,
+        seed=seed,
+        kept=trail.kept(),
+        progress=progress,
+    )
+    progress("judge and save")
+    try:
+        fidelity = judge(taught.model, subject.evidence, lossless=False)
+    except Broken as reason:
+        raise ModelError(f"{path}: what training made of it cannot stand: {reason}. Try a lower lr.") from reason
+    save(taught.model, destination)
+    before, after = _counts(subject.model), _counts(taught.model)
+    return Trained(
+        input=path,
+        output=destination,
+        method=spec.format(one),
+        training=shared,
+        data=DataNote(
+            source=subject.samples.source,
+            samples=len(subject.samples.feeds),
+            calibration=len(subject.samples.calibration),
+            held_out=len(subject.evidence.held_out),
+            synthetic=subject.samples.synthetic,
+        ),
+        kind=subject.loss.kind,
+        task=subject.loss.what,
+        loss=(taught.before, taught.after),
+        fidelity=fidelity,
+        steps=taught.steps,
+        best_step=taught.best_step,
+        numbers=(before[0], after[0]),
+        nonzero=(before[1], after[1]),
+        cpu_seconds=taught.cpu_seconds,
+        history=taught.history,
+        details=taught.summary,
+        notes=(*subject.model.notes, *trail.notes()),
+    )
+
+
+def _counts(model: Model) -> tuple[int, int]:
+    """(numbers, those that are not zero) of stored floats with two axes or more."""
+    held = [numbers(constant) for constant in constants(model.graph)]
+    floats = [values for values in held if values.dtype.kind == "f" and values.ndim > 1]
+    return sum(values.size for values in floats), sum(int(np.count_nonzero(values)) for values in floats)
