@@ -9,7 +9,7 @@ from benchmarks import tables
 Row = dict[str, Any]
 _UNIFORM = (
     "Each seed calibrates on other blocks. Uniform contenders have the shape whose speed is nearest to the searched "
-    "model's in the same race, in int8. All run in one race, where each finds the caches that the others left."
+    "model's, in int8. Each is raced alone against the original, as a user times it."
 )
 _SCORES = (
     "Explained: the least share of an output's variance that survives, on all calibration samples, by "
@@ -25,7 +25,7 @@ def markdown(result: Row) -> str:
         "",
         "Written by `python -m benchmarks.goals`; not edited by hand.",
         f"Machine: {json.dumps(result['machine'])}",
-        f"Speed-ups: medians of {result['rounds']} paired ratios to fp32, one thread, one race.",
+        f"Speed-ups: medians of {result['rounds']} paired ratios to fp32, one thread.",
     ]
     if "gpt" in result:
         lines += _gpt(result["gpt"])

@@ -18,6 +18,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +50,7 @@ _SHAPES = {"ppocr-det": {"x": (1, 3, 320, 320)}}
 TARGETS = ("cpu:1", "cpu-mobile", "xnnpack", "web", "xnnpack-web", "arm64", "arm64-xnnpack", "nnapi", "coreml")
 _AGREE = ("cpu:1", "xnnpack", "web", "arm64")
 _SECONDS = 2.0
+_MOVED = 1e-6
 # The forms of EfficientNet-lite0 that XNNPACK is asked about, and where.
 _FORMS = ("fp32", "U8S8", "S8S8")
 _FORM_TARGETS = ("cpu:1", "xnnpack", "xnnpack-web", "arm64", "arm64-xnnpack")
@@ -128,10 +130,34 @@ def agreement(name: str, target: str) -> Row:
         except OnnxPruneError as error:
             ran[place] = str(error)
     reference = ran["cpu:1"]
-    row: Row = {"integers": _integers(path)}
+    processor = parse_target("cpu:1")
+    with tempfile.TemporaryDirectory() as folder:
+        (moved,) = processor.run([_moved(path, Path(folder))], feed)
+    (original,) = processor.run([source(name)[0]], feed)
+    row: Row = {
+        "integers": _integers(path),
+        "fp32": _difference(original, reference),
+        "moved": _difference(reference, moved),
+    }
     for place in _AGREE[1:]:
         row[place] = ran[place] if isinstance(ran[place], str) else _difference(reference, ran[place])
     return row
+
+
+def _moved(path: Path, folder: Path) -> Path:
+    """Write the model with the floats of its biases and gains moved by one part in a million."""
+    import onnx
+
+    generator = np.random.default_rng(0)
+    model = onnx.load(path)
+    for stored in model.graph.initializer:
+        if stored.data_type == onnx.TensorProto.FLOAT and len(stored.dims) == 1:
+            values = onnx.numpy_helper.to_array(stored)
+            nearby = (values * (1 + _MOVED * generator.standard_normal(values.shape))).astype(np.float32)
+            stored.CopyFrom(onnx.numpy_helper.from_array(nearby, stored.name))
+    target = folder / path.name
+    onnx.save(model, target)
+    return target
 
 
 def _difference(reference: Feed, other: Feed) -> float:
