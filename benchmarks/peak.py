@@ -54,9 +54,7 @@ class Peak:
     rounds: int
 
 
-def gemm_peaks(
-    operators: Sequence[str] = tuple(OPERATORS), *, threads: int = 1, rounds: int = 30
-) -> dict[str, Peak]:
+def gemm_peaks(operators: Sequence[str] = tuple(OPERATORS), *, threads: int = 1, rounds: int = 30) -> dict[str, Peak]:
     """Return the peak of each operator named, the best over SIZES; the weight is constant, as in a model."""
     peaks = {}
     with tempfile.TemporaryDirectory() as folder:
