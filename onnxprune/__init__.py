@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from onnxprune.bitmasks import mask
     from onnxprune.blaming import blame
     from onnxprune.checking import check
     from onnxprune.comparison import time, validate
@@ -26,6 +27,7 @@ _HOMES = {
     "deploy": "onnxprune.deployment",
     "export_ready": "onnxprune.exporting",
     "inspect": "onnxprune.inspection",
+    "mask": "onnxprune.bitmasks",
     "optimize": "onnxprune.pipeline",
     "recover": "onnxprune.recovering",
     "sweep": "onnxprune.sweeping",
@@ -49,6 +51,7 @@ __all__ = [
     "deploy",
     "export_ready",
     "inspect",
+    "mask",
     "optimize",
     "recover",
     "sweep",

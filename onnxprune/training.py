@@ -12,6 +12,7 @@ import numpy as np
 from onnxprune import spec
 from onnxprune.errors import DataError, ModelError, OptionError
 from onnxprune.fidelity import Fidelity
+from onnxprune.files import atomic
 from onnxprune.graph import constants, numbers
 from onnxprune.judge import Broken, judge
 from onnxprune.learn import require_torch
@@ -46,6 +47,7 @@ class Trained:
         nonzero: of those.
         history: one entry a check: step, parts of the loss, held-out loss.
         details: what the method says of itself.
+        files: what stands beside the result.
     """
 
     input: Path
@@ -64,6 +66,7 @@ class Trained:
     cpu_seconds: float
     history: tuple[Mapping[str, Any], ...]
     details: Mapping[str, Any]
+    files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -84,6 +87,7 @@ class Trained:
             "cpu_seconds": self.cpu_seconds,
             "history": [dict(entry) for entry in self.history],
             "details": dict(self.details),
+            "files": [str(file) for file in self.files],
             "notes": list(self.notes),
         }
 
@@ -171,6 +175,10 @@ def train(
         fidelity = judge(taught.model, subject.evidence, lossless=False)
     except Broken as reason:
         raise ModelError(f"{path}: what training made of it cannot stand: {reason}. Try a lower lr.") from reason
+    beside = {destination.with_suffix(ending): content for ending, content in taught.files.items()}
+    for place, content in beside.items():
+        with atomic(place) as file:
+            file.write(content)
     save(taught.model, destination)
     before, after = _counts(subject.model), _counts(taught.model)
     return Trained(
@@ -196,6 +204,7 @@ def train(
         cpu_seconds=taught.cpu_seconds,
         history=taught.history,
         details=taught.summary,
+        files=tuple(beside),
         notes=(*subject.model.notes, *trail.notes()),
     )
 

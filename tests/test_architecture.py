@@ -45,6 +45,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "targets"),
     (
+        "bitmasks",
         "bundling",
         "importing",
         "measurement",

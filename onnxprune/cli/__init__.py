@@ -15,6 +15,7 @@ COMMANDS = (
     compressing.unpack,
     learning.recover,
     learning.train,
+    learning.mask,
     judging.validate,
     judging.time,
     blaming.blame,

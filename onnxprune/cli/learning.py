@@ -79,3 +79,16 @@ def train(model: Path, method: str, as_json: bool, options: tuple[str, ...], **r
         click.echo(dumps(result.to_json()))
     else:
         print_trained(result, console())
+
+
+@click.command()
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("masks", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the masked model goes.")
+@quietly
+def mask(base: Path, masks: Path, output: Path) -> None:
+    """Write BASE with a task's MASKS applied, which `train --method mask-only` learned on it."""
+    from onnxprune.bitmasks import mask as run
+
+    count = run(base, masks, output)
+    click.echo(f"{output}: {count} weights masked")

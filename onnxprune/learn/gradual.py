@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from onnxprune.errors import DataError
 from onnxprune.learn.fake_quantization import int8_activation, int8_weight
 from onnxprune.learn.masking import Masks, Pattern
-from onnxprune.learn.matrices import matrices
+from onnxprune.learn.matrices import Matrix, matrices, some_matrices
 from onnxprune.learn.module import Gate, Slot
 from onnxprune.learn.procedure import Array, Procedure
 from onnxprune.learn.schedules import Cubic
@@ -28,11 +27,7 @@ class GradualMasks(Procedure):
         Raises:
             DataError: the model has none that are trained.
         """
-        self.matrices = matrices(trainee.model, trainee.parameters)
-        if not self.matrices:
-            raise DataError(
-                "train: no matrix of a product or convolution can be trained. Give a model with float ones."
-            )
+        self.matrices = some_matrices(trainee.model, trainee.parameters)
         self._pattern = pattern
         self._schedule = schedule
         self._module = trainee.module
@@ -51,9 +46,12 @@ class GradualMasks(Procedure):
             return
         share = self._schedule(step)
         for one in self.matrices:
-            magnitude = self.masks.parameters[one.name].detach().abs().cpu().numpy()
-            self.masks.set(one.name, self._pattern.mask(one, magnitude, share))
+            self.masks.set(one.name, self._pattern.mask(one, self.scores(one), share))
         self.masks.hold()
+
+    def scores(self, one: Matrix) -> Array:
+        """What decides which numbers of a matrix go."""
+        return self.masks.parameters[one.name].detach().abs().cpu().numpy()
 
     def after_backward(self, step: int) -> None:
         """Masked weights get no gradient."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.errors import DataError
 from onnxprune.model import Model
 from onnxprune.runtime import Array
 from onnxprune.weights import Use, find_weights
@@ -67,6 +68,18 @@ def matrices(model: Model, names: Collection[str]) -> tuple[Matrix, ...]:
         uses = tuple(one.name for one in weight.uses)
         found.append(Matrix(weight.constant.name, shape, inputs, use.role, uses))
     return tuple(found)
+
+
+def some_matrices(model: Model, names: Collection[str]) -> tuple[Matrix, ...]:
+    """The same where there must be some.
+
+    Raises:
+        DataError: there are none.
+    """
+    found = matrices(model, names)
+    if not found:
+        raise DataError("train: no matrix of a product or convolution can be trained. Give a model with float ones.")
+    return found
 
 
 def _inputs(use: Use, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -71,6 +71,8 @@ class Training:
 class Method(Protocol):
     """A training method: its fields are its options.
 
+    A method that has more to write than a model may offer `files(model, procedure)`: bytes by the ending of their name.
+
     Attributes:
         name: as it is typed.
         summary: one line.

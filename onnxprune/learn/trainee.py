@@ -142,6 +142,7 @@ class Taught:
         after: of what is kept.
         history: one entry a check: step, parts of the loss, held-out loss.
         summary: what the method says of itself.
+        files: what stands beside the model, by the ending of its name.
     """
 
     model: Model
@@ -152,6 +153,7 @@ class Taught:
     cpu_seconds: float
     history: tuple[Mapping[str, Any], ...]
     summary: Mapping[str, Any]
+    files: Mapping[str, bytes]
 
 
 def teach(
@@ -215,6 +217,9 @@ def teach(
     with procedure.judging():
         after = trainee.held_out(procedure)
         result = method.finish(model, trainee, procedure)
+        # A method may have more to write than a model.
+        beside = getattr(method, "files", None)
+        files = {} if beside is None else beside(model, procedure)
     return Taught(
         model=result,
         steps=state.step,
@@ -224,6 +229,7 @@ def teach(
         cpu_seconds=state.cpu_seconds,
         history=tuple(state.history),
         summary=procedure.summary(),
+        files=files,
     )
 
 

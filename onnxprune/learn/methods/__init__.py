@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from onnxprune.learn.method import Method
 from onnxprune.learn.methods.gradual_magnitude import GradualMagnitude
+from onnxprune.learn.methods.mask_only import MaskOnly
+from onnxprune.learn.methods.movement import Movement
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (GradualMagnitude,)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (GradualMagnitude, MaskOnly, Movement)}
 
 __all__ = ["METHODS"]

@@ -70,16 +70,13 @@ class GradualMagnitude:
         """Masks that grow along the schedule."""
         from onnxprune.learn.gradual import GradualMasks
         from onnxprune.learn.masking import Pattern
-        from onnxprune.learn.schedules import Cubic
+        from onnxprune.learn.schedules import within
 
-        steps = trainee.training.steps
         wanted = parse_sparsity(self.sparsity)
         rows, columns = (int(size) for size in self.block.split("x"))
         pattern = Pattern(wanted if isinstance(wanted, Blocks) else None, rows, columns)
         final = wanted.zeros / wanted.of if isinstance(wanted, Blocks) else float(wanted or 0.0)
-        # The last masks need a step of their own.
-        begin, end = (min(round(share * steps), steps - 1) for share in (self.begin, self.end))
-        schedule = Cubic(final=final, begin=begin, end=end, every=self.every)
+        schedule = within(final, self.begin, self.end, self.every, trainee.training.steps)
         return GradualMasks(trainee, pattern, schedule, self.int8)
 
     def finish(self, model: Model, trainee: Trainee, procedure: Procedure) -> Model:
