@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # One thread for BLAS and OpenMP: two test processes share the cores.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help demo test lint format matrix nightly benchmark papers clean
+.PHONY: help demo test lint format matrix nightly benchmark figures papers clean
 
 help:
 	@echo "make demo       install and compress a real model of fixtures/"
@@ -14,7 +14,8 @@ help:
 	@echo "make lint       ruff and mypy"
 	@echo "make matrix     the exactness matrix of every architecture and exporter"
 	@echo "make nightly    the long property tests"
-	@echo "make benchmark  the figures of the README on real models"
+	@echo "make benchmark  beside other tools, on all models (ONLY=minilm: one), within 90 minutes"
+	@echo "make figures    the other figures of benchmarks/*.md, within a day"
 	@echo "make papers     thirteen systems beside their papers, at small scale"
 
 $(VENV)/.core: pyproject.toml constraints.txt
@@ -53,9 +54,16 @@ matrix: $(VENV)/.dev
 nightly: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 2 -m nightly
 
-# Everything that README and benchmarks/*.md publish; models are fetched into .cache/benchmarks by pip and apt-get.
-benchmark: $(VENV)/.dev
+$(VENV)/.benchmarks: $(VENV)/.dev benchmarks/requirements.txt
 	$(PIP) install --constraint constraints.txt --requirement benchmarks/requirements.txt
+	@touch $@
+
+# Other tools live in environments of their own; models are fetched into .cache/benchmarks by pip and apt-get.
+benchmark: $(VENV)/.benchmarks
+	$(BIN)/python -m benchmarks.benchmark $(if $(ONLY),--only $(ONLY))
+
+# What else benchmarks/*.md publish.
+figures: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.main_job
 	$(BIN)/python -m benchmarks.exactness
 	$(BIN)/python -m benchmarks.structured

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,10 +11,14 @@ from typing import Any
 
 import onnx
 
+from benchmarks import environments, packages, tasks
 from benchmarks.measure import Measured, measure
+from benchmarks.peers import PEERS
 from benchmarks.sessions import open_session
 
 _TIME_LIMIT_S = 900.0
+_PEER_LIMIT_S = 300.0
+_CELL = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,33 +45,49 @@ def original(path: Path) -> Attempt:
     return Attempt(tool="fp32", file=path)
 
 
-def onnxprune(path: Path, target: Path, *options: str | Path) -> Attempt:
+def onnxprune(path: Path, target: Path, *options: str | Path, limit_s: float = _TIME_LIMIT_S) -> Attempt:
     """Run `onnxprune optimize` with `options`."""
     command = [Path(sys.executable).with_name("onnxprune"), "optimize", path, "-o", target, "--json", *options]
-    return _attempt("onnxprune", command, target)
+    return _attempt("onnxprune", command, target, limit_s)
 
 
-def peer(name: str, path: Path, target: Path) -> Attempt:
-    """Run a tool of `peers.py`."""
-    return _attempt(name, [sys.executable, "-m", "benchmarks.peers", name, path, target], target)
+def peer(name: str, path: Path, target: Path, model: str) -> Attempt:
+    """Run a tool of `peers.py`, in its own environment, on what belongs to `model`."""
+    try:
+        interpreter = environments.python(PEERS[name].environment)
+    except packages.FetchError as error:
+        return Attempt(tool=name, file=target, error=str(error))
+    task, data = tasks.of(model), tasks.calibration_file(model)
+    job = target.with_suffix(".job.json")
+    told = {"data": None if data is None else str(data), "kind": task.kind, **task.transformer}
+    job.write_text(json.dumps(told), encoding="utf-8")
+    command = [interpreter, "-m", "benchmarks.peers", name, path, target, job]
+    return _attempt(name, command, target, _PEER_LIMIT_S)
 
 
-def _attempt(tool: str, command: list[str | Path], target: Path) -> Attempt:
+def _attempt(tool: str, command: list[str | Path], target: Path, limit_s: float = _TIME_LIMIT_S) -> Attempt:
     target.unlink(missing_ok=True)
-    cost = measure(command, timeout=_TIME_LIMIT_S)
+    cost = measure(command, timeout=limit_s)
     return Attempt(tool=tool, file=target, error=_error(cost, target), cost=cost, report=_json(cost.stdout))
 
 
 def _error(cost: Measured, target: Path) -> str:
     # Exit code 1 says that a goal was missed; the best file found is there all the same.
     if cost.exit_code not in (0, 1) or not target.exists():
-        said = (cost.stderr.strip() or cost.stdout.strip() or "nothing said").splitlines()[-1]
-        return f"exit {cost.exit_code}: {said}"
+        return f"exit {cost.exit_code}: {shortened(cost.stderr.strip() or cost.stdout.strip() or 'nothing said')}"
     try:
         open_session(target)
     except Exception as error:  # noqa: BLE001 - whatever onnxruntime raises is the finding
-        return f"does not load: {str(error).strip().splitlines()[-1]}"
+        return f"does not load: {shortened(str(error))}"
     return ""
+
+
+def shortened(said: str) -> str:
+    """Return the last line that says something, no longer than a cell, without a path of this machine."""
+    lines = [line.strip() for line in said.splitlines() if any(map(str.isalpha, line))]
+    # Of a path its last name is kept.
+    text = re.sub(r"(?:/[\w.@+-]+)+/([\w.@+-]+)", r"\1", lines[-1] if lines else "nothing said")
+    return text if len(text) <= _CELL else f"{text[: _CELL - 2]} …"
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -43,7 +43,7 @@ _BLOCKS = 144
 _HEADS, _NEURONS = 6, 384
 _ENCODER = "minilm-torchscript-eager"
 _ENCODER_TARGETS = (3.0, 4.0)
-_PEERS = ("ort-dynamic", "olive-fused-int8", "onnxsim-wanda-30-int8", "onnxsim-wanda-50-int8")
+_PEERS = ("ort-dynamic", "olive", "onnxsim-pruned-int8")
 
 Row = dict[str, Any]
 # Heads and neurons of every layer, and whether products are between integers.
@@ -187,7 +187,7 @@ def _peer(folder: Path, name: str, path: Path) -> Attempt:
     target, kept = folder / f"{name}.onnx", folder / f"{name}.cost.json"
     if target.exists() and kept.exists():
         return Attempt(tool=name, file=target, cost=Measured(**json.loads(kept.read_text())))
-    attempt = contenders.peer(name, path, target)
+    attempt = contenders.peer(name, path, target, _ENCODER)
     if attempt.cost is not None and not attempt.error:
         kept.write_text(json.dumps(asdict(attempt.cost)))
     return attempt

@@ -14,15 +14,12 @@ import tempfile
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from benchmarks import contenders, models, paired, tables, tasks
 from benchmarks.contenders import Attempt
-
-if TYPE_CHECKING:
-    pass
 
 # The models whose promises are figures; for the others it is that they go through.
 _PROMISED = "minilm"
@@ -43,7 +40,7 @@ def encoder(name: str, folder: Path, rounds: int) -> Row:
     path, data = models.get(name), tasks.calibration_file(name)
     attempts = [
         contenders.original(path),
-        contenders.peer("ort-dynamic", path, folder / "peer.onnx"),
+        contenders.peer("ort-dynamic", path, folder / "peer.onnx", name),
         contenders.onnxprune(path, folder / "ours.onnx", *_options(name, data)),
     ]
     rows = _rows(name, attempts, rounds)

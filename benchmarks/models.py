@@ -12,12 +12,8 @@ import importlib.metadata
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from benchmarks import packages
-
-if TYPE_CHECKING:
-    pass
 
 _RAPIDOCR = "rapidocr_onnxruntime/models/"
 _SILERO = "silero_vad/data/"
@@ -76,6 +72,17 @@ class Exported:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """A model of `fixtures/`."""
+
+    def get(self, name: str) -> Path:
+        """Return the file."""
+        return packages.ROOT / "fixtures" / name / "model.onnx"
+
+
+FIXTURES = {name: Committed() for name in ("gloss-classifier", "gloss-gpt", "fashion-convnet")}
+
 MODELS: dict[str, Shipped | Exported] = {
     "minilm-dynamo-sdpa": Exported(source="minilm", options={"exporter": "dynamo", "attention": "sdpa"}),
     "minilm-dynamo-eager": Exported(source="minilm", options={"exporter": "dynamo", "attention": "eager"}),
@@ -101,9 +108,10 @@ MODELS: dict[str, Shipped | Exported] = {
 
 def get(name: str) -> Path:
     """Return the path of the ONNX file of `name`, fetched or exported on first use."""
-    if name not in MODELS:
-        raise packages.FetchError(f"No model named {name!r}. Known: {', '.join(sorted(MODELS))}.")
-    return MODELS[name].get(name)
+    known: dict[str, Shipped | Exported | Committed] = {**MODELS, **FIXTURES}
+    if name not in known:
+        raise packages.FetchError(f"No model named {name!r}. Known: {', '.join(sorted(known))}.")
+    return known[name].get(name)
 
 
 def main(names: list[str]) -> None:

@@ -1,138 +1,128 @@
 """What a user would run instead of onnxprune; each takes a file and writes a file.
 
-python -m benchmarks.peers NAME INPUT.onnx OUTPUT.onnx
+python -m benchmarks.peers NAME INPUT.onnx OUTPUT.onnx [JOB.json]
+
+Runs in the tool's own environment (`environments.py`), so that nothing is imported here but what comes with Python.
+JOB.json: {"data": sample inputs as `.npz`, or null; "kind": "transformer" or another; "model_type", "heads", "width"
+of a transformer}.
 """
 
-import logging
-import shutil
+import json
 import sys
-import tempfile
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from benchmarks import peer_onnxsim, peer_tools
 
 
-def ort_dynamic(source: Path, target: Path) -> None:
-    """Quantize weights per channel with onnxruntime's `quantize_dynamic`; activations are quantized at run time."""
-    # Imported here: another peer must not fail for want of what this one needs.
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A tool as its documentation says to use it.
 
-    # It recommends a pre-processing step at every call.
-    logging.disable(logging.WARNING)
-    quantize_dynamic(source, target, per_channel=True, weight_type=QuantType.QInt8)
-
-
-def olive_fused_int8(source: Path, target: Path) -> None:
-    """Fuse a transformer, then quantize dynamically: Olive's two passes of its BERT recipe for CPU that take ONNX."""
-    from olive.workflows import run
-
-    with tempfile.TemporaryDirectory() as folder:
-        run(
-            {
-                "input_model": {"type": "ONNXModel", "model_path": str(source)},
-                "systems": {"local": {"type": "LocalSystem", "accelerators": [{"device": "cpu"}]}},
-                "host": "local",
-                "target": "local",
-                "passes": {
-                    "fuse": {"type": "OrtTransformersOptimization", "model_type": "bert", "num_heads": 12,
-                             "hidden_size": 384, "opt_level": 1},
-                    "quantize": {"type": "OnnxDynamicQuantization", "per_channel": True, "precision": "int8"},
-                },
-                "output_dir": f"{folder}/out",
-                "cache_dir": f"{folder}/cache",
-                "evaluate_input_model": False,
-            }
-        )  # fmt: skip
-        found = sorted(Path(folder, "out").rglob("*.onnx"))
-        shutil.copyfile(found[-1], target)
-
-
-def _onnxsim_wanda(source: Path, target: Path, sparsity: float) -> None:
-    """Remove neurons and heads by onnxsim's calibrated pruning, then quantize dynamically with onnxruntime.
-
-    In the plain export it finds neither; in one that onnxruntime's transformer optimizer has fused it finds both.
+    Attributes:
+        run: input, output, job.
+        environment: where it runs, of `environments.py`.
+        package: whose version the tables give.
+        settings: what was chosen, in words.
+        source: the documentation that recommends it.
     """
-    import numpy as np
-    import onnx
-    import onnxsim
-    from onnxruntime.transformers.optimizer import optimize_model
 
-    from benchmarks import tasks
-
-    data = tasks.calibration_file("minilm")
-    if data is None:
-        raise FileNotFoundError("minilm")
-    names = [value.name for value in onnx.load(source, load_external_data=False).graph.input]
-    with np.load(data) as arrays:
-        samples = [{name: arrays[name][at : at + 1] for name in names} for at in range(64)]
-    with tempfile.TemporaryDirectory() as folder:
-        pruned = Path(folder) / "pruned.onnx"
-        fused = optimize_model(str(source), model_type="bert", num_heads=12, hidden_size=384, opt_level=0).model
-        narrow = onnxsim.apply_structured_wanda_pruning(fused, samples, sparsity=sparsity)
-        onnx.save(onnxsim.apply_attention_head_wanda_pruning(narrow, samples, sparsity=sparsity), pruned)
-        ort_dynamic(pruned, target)
+    run: Callable[[Path, Path, dict[str, Any]], None]
+    environment: str
+    package: str
+    settings: str
+    source: str
 
 
-def _ort_static(source: Path, target: Path, model: str, *, per_channel: bool) -> None:
-    """Quantize with onnxruntime's `quantize_static` as its guide says for x64: pre-processed, QDQ, U8S8, min-max."""
-    import numpy as np
-    import onnx
-    from onnx import version_converter
-    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    from benchmarks import tasks
-
-    data = tasks.calibration_file(model)
-    if data is None:
-        raise FileNotFoundError(model)
-    with np.load(data) as stored:
-        arrays = dict(stored)
-    proto = onnx.load(source)
-    if proto.opset_import[0].version < 13:
-        # Scales of channels are there from this opset on.
-        proto = version_converter.convert_version(proto, 13)
-    names = [value.name for value in proto.graph.input]
-    feeds = [{name: arrays[name][at : at + 1] for name in names} for at in range(len(arrays[names[0]]))]
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._feeds = iter(feeds)
-
-        def get_next(self) -> object:
-            return next(self._feeds, None)
-
-    logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as folder:
-        raised, prepared = Path(folder) / "raised.onnx", Path(folder) / "prepared.onnx"
-        onnx.save(proto, raised)
-        quant_pre_process(raised, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            target,
-            Reader(),
-            per_channel=per_channel,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-
-
-# Models whose static quantization is compared, each with its own calibration inputs.
-STATIC = ("effnet-dynamo", "effnet-torchscript", "ppocr-rec", "ppocr-det", "ppocr-cls")
+_ORT_GUIDE = "onnxruntime.ai/docs/performance/model-optimizations/quantization.html"
 
 PEERS = {
-    "ort-dynamic": ort_dynamic,
-    "olive-fused-int8": olive_fused_int8,
-    "onnxsim-wanda-30-int8": partial(_onnxsim_wanda, sparsity=0.3),
-    "onnxsim-wanda-50-int8": partial(_onnxsim_wanda, sparsity=0.5),
-    **{f"ort-static {name}": partial(_ort_static, model=name, per_channel=True) for name in STATIC},
-    **{f"ort-static-tensor {name}": partial(_ort_static, model=name, per_channel=False) for name in STATIC},
-}
+    "ort-dynamic": Peer(
+        run=peer_tools.ort_dynamic, environment="onnxruntime", package="onnxruntime",
+        settings="`quantize_dynamic(per_channel=True, weight_type=QInt8)`; recommended for transformers and recurrent "
+        "nets",
+        source=_ORT_GUIDE,
+    ),
+    "ort-dynamic-prepared": Peer(
+        run=peer_tools.ort_dynamic_prepared, environment="onnxruntime", package="onnxruntime",
+        settings="the same after `quant_pre_process`, as the guide recommends",
+        source=_ORT_GUIDE,
+    ),
+    "ort-static": Peer(
+        run=peer_tools.ort_static, environment="onnxruntime", package="onnxruntime",
+        settings="`quant_pre_process`, then `quantize_static`: QDQ, unsigned activations, signed weights, a scale a "
+        "channel, min-max ranges; recommended for convolutions",
+        source=_ORT_GUIDE,
+    ),
+    "ort-static-tensor": Peer(
+        run=peer_tools.ort_static_tensor, environment="onnxruntime", package="onnxruntime",
+        settings="the same with one scale a weight, its default",
+        source=_ORT_GUIDE,
+    ),
+    "ort-transformers": Peer(
+        run=peer_tools.ort_transformers, environment="olive", package="onnxruntime",
+        settings="`onnxruntime.transformers.optimizer.optimize_model` with the model's type, heads and width, then "
+        "`quantize_dynamic(per_channel=True)`",
+        source="onnxruntime.ai/docs/performance/transformers-optimization.html",
+    ),
+    "olive": Peer(
+        run=peer_tools.olive, environment="olive", package="olive-ai",
+        settings="transformers: `OrtTransformersOptimization`, `OnnxDynamicQuantization(precision=int8, per_channel)`; "
+        "others: `OnnxPeepholeOptimizer`, `OnnxStaticQuantization` on the sample inputs",
+        source="microsoft.github.io/Olive, its BERT and ResNet recipes for CPU",
+    ),
+    "onnxsim-int8": Peer(
+        run=peer_onnxsim.onnxsim_int8, environment="onnxsim", package="onnxsim",
+        settings="`simplify`, then its own `quantize_dynamic` (transformers, no data) or `quantize_static` (others)",
+        source="onnxsim's docstrings",
+    ),
+    "onnxsim-pruned-int8": Peer(
+        run=peer_onnxsim.onnxsim_pruned, environment="onnxsim", package="onnxsim",
+        settings="`simplify`, `apply_attention_head_wanda_pruning` and `apply_structured_wanda_pruning` at sparsity "
+        "0.3 on 64 samples, `apply_pruning_finetune`, then as `onnxsim-int8`",
+        source="onnxsim's docstring of `optimize_pipeline`",
+    ),
+    "onnxsim-fused-pruned-int8": Peer(
+        run=peer_onnxsim.onnxsim_fused_pruned, environment="olive", package="onnxsim",
+        settings="onnxruntime's optimizer of transformers, then onnxsim's pruning and refit as above, then "
+        "`quantize_dynamic(per_channel=True)`",
+        source="onnxsim's docstring of `apply_attention_head_pruning`, which names that optimizer",
+    ),
+    "onnxslim": Peer(
+        run=peer_tools.onnxslim, environment="onnxslim", package="onnxslim",
+        settings="`onnxslim.slim`; simplification alone, in float",
+        source="pypi.org/project/onnxslim",
+    ),
+    "shrink-ray": Peer(
+        run=peer_tools.shrink_ray, environment="shrink-ray", package="onnx-shrink-ray",
+        settings="`--method integer_weights --per-channel`: weights stored in 8 bits, computed in float",
+        source="pypi.org/project/onnx-shrink-ray",
+    ),
+    "nncf": Peer(
+        run=peer_tools.nncf, environment="nncf", package="nncf",
+        settings="`nncf.quantize(model, Dataset, model_type=TRANSFORMER for transformers, subset_size=300)`",
+        source="docs.openvino.ai, Basic Quantization Flow",
+    ),
+    "neural-compressor-dynamic": Peer(
+        run=peer_tools.neural_compressor_dynamic, environment="neural-compressor", package="neural-compressor",
+        settings="`quantization.fit` with `PostTrainingQuantConfig(approach='dynamic')`",
+        source="intel.github.io/neural-compressor 2.6, the last that takes ONNX",
+    ),
+    "neural-compressor-static": Peer(
+        run=peer_tools.neural_compressor_static, environment="neural-compressor", package="neural-compressor",
+        settings="`quantization.fit` with `PostTrainingQuantConfig(approach='static')` on the sample inputs",
+        source="intel.github.io/neural-compressor 2.6, the last that takes ONNX",
+    ),
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
     """Run the peer named."""
-    name, source, target = arguments
-    PEERS[name](Path(source), Path(target))
+    name, source, target, *job = arguments
+    told = json.loads(Path(job[0]).read_text(encoding="utf-8")) if job else {"data": None, "kind": "unknown"}
+    PEERS[name].run(Path(source), Path(target), told)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from benchmarks import contenders, images, models, ocr, paired, tables, tasks
 from benchmarks.contenders import Attempt
 from benchmarks.main_job import machine
-from benchmarks.peers import STATIC
 
 Row = dict[str, Any]
 Feeds = list[dict[str, NDArray[Any]]]
 
+STATIC = ("effnet-dynamo", "effnet-torchscript", "ppocr-rec", "ppocr-det", "ppocr-cls")
 _TIME_OF_PEER = 1.03
 _CHANGED, _EXPLAINED, _POINT = 2, 0.95, 0.01
 # Of the variance of a model's outputs, what both optimization levels have in common.
@@ -46,7 +46,7 @@ def measured(name: str, folder: Path, rounds: int) -> Row:
     options += [part for shape in shapes for part in ("--shape", shape)]
     attempts = [
         contenders.original(path),
-        *(contenders.peer(f"{peer} {name}", path, folder / f"{name}.{peer}.onnx") for peer in _PEERS),
+        *(contenders.peer(peer, path, folder / f"{name}.{peer}.onnx", name) for peer in _PEERS),
         contenders.onnxprune(path, folder / f"{name}.ours.onnx", *options),
     ]
     usable = [attempt for attempt in attempts if not attempt.error]
@@ -57,7 +57,7 @@ def measured(name: str, folder: Path, rounds: int) -> Row:
     reference, expected = score(path) if score else (), _answers(path, feeds)
     rows = []
     for attempt in attempts:
-        row: Row = {"tool": attempt.tool.removesuffix(f" {name}"), "error": attempt.error}
+        row: Row = {"tool": attempt.tool, "error": attempt.error}
         if not attempt.error:
             got, plain = _answers(attempt.file, feeds), _answers(attempt.file, feeds, optimized=False)
             row |= asdict(timings[attempt.tool]) | {"file": attempt.file.name, "bytes": attempt.file.stat().st_size}
@@ -76,9 +76,7 @@ def measured(name: str, folder: Path, rounds: int) -> Row:
     ours = rows[-1]
     if not ours["error"]:
         ours["time_share"] = {
-            tool.removesuffix(f" {name}"): dict(
-                zip(("median", "low", "high"), paired.paired_ratio(runs["onnxprune"], other), strict=True)
-            )
+            tool: dict(zip(("median", "low", "high"), paired.paired_ratio(runs["onnxprune"], other), strict=True))
             for tool, other in runs.items()
             if tool != "onnxprune"
         }

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import filetypes, images, models, names, ocr, packages, paired, speech, text
+from benchmarks import committed, filetypes, images, models, names, ocr, packages, paired, speech, text
 from benchmarks.scores import Score
 from benchmarks.sessions import open_session
 
@@ -30,32 +30,67 @@ class Task:
         scores: file -> scores; None where no data with known answers is to be had.
         calibration: -> sample inputs in the form that `onnxprune optimize --data` reads; None: inputs are synthesised.
         shapes: of the inputs to time, where there is no calibration data to take them from.
+        kind: what tools that treat kinds of models differently must be told.
+        transformer: type, heads and width, as optimizers of transformers ask for them.
     """
 
     scores: Callable[[Path], tuple[Score, ...]] | None = None
     calibration: Callable[[], Arrays] | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    kind: str = "convolutions"
+    transformer: Mapping[str, Any] = field(default_factory=dict)
 
 
 # By the longest prefix of a model's name.
 TASKS = {
-    "minilm": Task(scores=text.scores, calibration=text.calibration),
-    "albert": Task(shapes={"input_ids": (1, 128)}),
+    "minilm": Task(
+        scores=text.scores,
+        calibration=text.calibration,
+        kind="transformer",
+        transformer={"model_type": "bert", "heads": 12, "width": 384},
+    ),
+    "albert": Task(
+        shapes={"input_ids": (1, 128)},
+        kind="transformer",
+        transformer={"model_type": "bert", "heads": 8, "width": 256},
+    ),
+    "gloss-classifier": Task(
+        scores=committed.accuracy("gloss-classifier"),
+        calibration=lambda: committed.arrays("gloss-classifier", "calibration"),
+        kind="transformer",
+        transformer={"model_type": "bert", "heads": 8, "width": 128},
+    ),
+    "gloss-gpt": Task(
+        scores=committed.perplexity("gloss-gpt"),
+        calibration=lambda: committed.arrays("gloss-gpt", "calibration"),
+        kind="transformer",
+        transformer={"model_type": "gpt2", "heads": 6, "width": 96},
+    ),
+    "fashion-convnet": Task(
+        scores=committed.accuracy("fashion-convnet"),
+        calibration=lambda: committed.arrays("fashion-convnet", "calibration"),
+    ),
     "effnet": Task(scores=images.classification, calibration=images.calibration),
     "ppocr-rec": Task(scores=ocr.recognition, calibration=ocr.recognition_calibration),
     "ppocr-det": Task(scores=ocr.detection, calibration=ocr.detection_calibration),
     "ppocr-cls": Task(calibration=ocr.classifier_calibration),
-    "silero": Task(scores=speech.detection, calibration=lambda: speech.calibration(models.get("silero-16k"))),
+    "silero": Task(
+        scores=speech.detection,
+        calibration=lambda: speech.calibration(models.get("silero-16k")),
+        kind="recurrent",
+    ),
     "magika": Task(scores=filetypes.classification, calibration=filetypes.calibration),
     "arabic-encoder": Task(
         scores=lambda path: names.spelling(path, models.get("arabic-decoder")),
         calibration=names.encoder_calibration,
+        kind="recurrent",
     ),
     "arabic-decoder": Task(
         scores=lambda path: names.spelling(models.get("arabic-encoder"), path),
         calibration=lambda: names.decoder_calibration(models.get("arabic-encoder"), models.get("arabic-decoder")),
+        kind="recurrent",
     ),
-    "int8": Task(shapes={"input": (1, 64), "input_ids": (1, 64), "src": (1, 24), "tgt_in": (1, 24)}),
+    "int8": Task(kind="quantized", shapes={"input": (1, 64), "input_ids": (1, 64), "src": (1, 24), "tgt_in": (1, 24)}),
 }
 
 
