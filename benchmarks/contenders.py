@@ -51,13 +51,13 @@ def onnxprune(path: Path, target: Path, *options: str | Path, limit_s: float = _
     return _attempt("onnxprune", command, target, limit_s)
 
 
-def peer(name: str, path: Path, target: Path, model: str) -> Attempt:
-    """Run a tool of `peers.py`, in its own environment, on what belongs to `model`."""
+def peer(name: str, path: Path, target: Path, model: str | None) -> Attempt:
+    """Run a tool of `peers.py`, in its own environment, on what belongs to `model`; None: on nothing but the file."""
     try:
         interpreter = environments.python(PEERS[name].environment)
     except packages.FetchError as error:
         return Attempt(tool=name, file=target, error=str(error))
-    task, data = tasks.of(model), tasks.calibration_file(model)
+    task, data = (tasks.of(model), tasks.calibration_file(model)) if model else (tasks.Task(), None)
     job = target.with_suffix(".job.json")
     told = {"data": None if data is None else str(data), "kind": task.kind, **task.transformer}
     job.write_text(json.dumps(told), encoding="utf-8")

@@ -30,14 +30,14 @@ _WIDTH, _HEADS, _HIDDEN = 16, 4, 32
 _SIZES = (60, 240, 960)
 
 
-def transformer(layers: int) -> onnx.ModelProto:
+def transformer(layers: int, width: int = _WIDTH, heads: int = _HEADS, hidden: int = _HIDDEN) -> onnx.ModelProto:
     """Return pre-norm layers of attention and feed-forward with random weights."""
     random = np.random.default_rng(0)
-    nodes, weights = [], [numpy_helper.from_array(np.array([0, 0, _HEADS, -1], np.int64), "split")]
+    nodes, weights = [], [numpy_helper.from_array(np.array([0, 0, heads, -1], np.int64), "split")]
     weights.append(numpy_helper.from_array(np.array([0, 0, -1], np.int64), "merge"))
 
     def weight(name: str, *shape: int) -> str:
-        values = (random.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        values = random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[0]))
         weights.append(numpy_helper.from_array(values, name))
         return name
 
@@ -48,23 +48,23 @@ def transformer(layers: int) -> onnx.ModelProto:
     stream = "x"
     for at in range(layers):
         p = f"{at}."
-        gain = weight(f"{p}gain", _WIDTH)
+        gain = weight(f"{p}gain", width)
         normed = add("LayerNormalization", [stream, gain], f"{p}n1")
-        heads = []
+        parts = []
         for part, order in (("q", [0, 2, 1, 3]), ("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3])):
-            made = add("MatMul", [normed, weight(f"{p}w{part}", _WIDTH, _WIDTH)], f"{p}{part}")
+            made = add("MatMul", [normed, weight(f"{p}w{part}", width, width)], f"{p}{part}")
             made = add("Reshape", [made, "split"], f"{p}{part}h")
-            heads.append(add("Transpose", [made], f"{p}{part}t", perm=order))
-        scores = add("Softmax", [add("MatMul", heads[:2], f"{p}s")], f"{p}p", axis=-1)
-        mixed = add("Transpose", [add("MatMul", [scores, heads[2]], f"{p}o")], f"{p}ot", perm=[0, 2, 1, 3])
+            parts.append(add("Transpose", [made], f"{p}{part}t", perm=order))
+        scores = add("Softmax", [add("MatMul", parts[:2], f"{p}s")], f"{p}p", axis=-1)
+        mixed = add("Transpose", [add("MatMul", [scores, parts[2]], f"{p}o")], f"{p}ot", perm=[0, 2, 1, 3])
         mixed = add("Reshape", [mixed, "merge"], f"{p}or")
-        out = add("MatMul", [mixed, weight(f"{p}wo", _WIDTH, _WIDTH)], f"{p}a")
+        out = add("MatMul", [mixed, weight(f"{p}wo", width, width)], f"{p}a")
         stream = add("Add", [stream, out], f"{p}x1")
-        up = add("MatMul", [stream, weight(f"{p}up", _WIDTH, _HIDDEN)], f"{p}u")
+        up = add("MatMul", [stream, weight(f"{p}up", width, hidden)], f"{p}u")
         active = add("Relu", [up], f"{p}r")
-        down = add("MatMul", [active, weight(f"{p}down", _HIDDEN, _WIDTH)], f"{p}d")
+        down = add("MatMul", [active, weight(f"{p}down", hidden, width)], f"{p}d")
         stream = add("Add", [stream, down], f"{p}x2")
-    shape = ["batch", "sequence", _WIDTH]
+    shape = ["batch", "sequence", width]
     graph = helper.make_graph(
         nodes,
         "scaling",
