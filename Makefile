@@ -70,6 +70,8 @@ figures: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.low_rank
 	$(BIN)/python -m benchmarks.blocks
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.ceiling
 	$(BIN)/python -m benchmarks.sparsity
 	$(BIN)/python -m benchmarks.storage --web .cache/web --older .cache/ort121
 	$(BIN)/python -m benchmarks.static
