@@ -24,6 +24,8 @@ class Measured:
         seconds: wall time.
         cpu_seconds: user and system time of the process and those of its children that it waited for.
         peak_mb: largest resident set of the process itself, in 10^6 bytes.
+        anonymous_mb: most of it that lay in memory alone, looked at every few milliseconds.
+        mapped_mb: most of it that was mapped from files, looked at as often; the system may drop such pages.
         exit_code: negative for a signal, 124 for a command ended at its time limit, 127 for one that did not start.
         stdout, stderr: its output.
     """
@@ -34,6 +36,8 @@ class Measured:
     exit_code: int
     stdout: str
     stderr: str
+    anonymous_mb: float = 0.0
+    mapped_mb: float = 0.0
 
 
 def measure(command: Sequence[str | Path], timeout: float = 600) -> Measured:
@@ -55,11 +59,13 @@ def _measure(command: Sequence[str], timeout: float) -> Measured:
         except OSError as error:
             return Measured(seconds=0, cpu_seconds=0, peak_mb=0, exit_code=127, stdout="", stderr=str(error))
         late = False
+        held = {"RssAnon:": 0, "RssFile:": 0}
         # wait4 gives this child's own peak; RUSAGE_CHILDREN would give the largest of all children.
         while not (waited := os.wait4(process.pid, os.WNOHANG))[0]:
             if not late and time.perf_counter() - started > timeout:
                 late = True
                 process.kill()
+            _look(process.pid, held)
             time.sleep(0.005)
         seconds = time.perf_counter() - started
         _, status, usage = waited
@@ -75,7 +81,21 @@ def _measure(command: Sequence[str], timeout: float) -> Measured:
             exit_code=124 if late else process.returncode,
             stdout=out.read(),
             stderr=err.read(),
+            anonymous_mb=held["RssAnon:"] * 1024 / 1e6,
+            mapped_mb=held["RssFile:"] * 1024 / 1e6,
         )
+
+
+def _look(pid: int, most: dict[str, int]) -> None:
+    """Raise the largest KiB of each kind of resident memory that a process was seen with."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        name, _, rest = line.partition("\t")
+        if name in most:
+            most[name] = max(most[name], int(rest.split()[0]))
 
 
 def main(arguments: list[str]) -> int:
@@ -86,7 +106,11 @@ def main(arguments: list[str]) -> int:
     done = measure(arguments)
     sys.stdout.write(done.stdout)
     sys.stderr.write(done.stderr)
-    print(f"{done.seconds:.2f} s, {done.cpu_seconds:.2f} CPU s, peak {done.peak_mb:.0f} MB", file=sys.stderr)
+    print(
+        f"{done.seconds:.2f} s, {done.cpu_seconds:.2f} CPU s, peak {done.peak_mb:.0f} MB, of it in memory alone "
+        f"{done.anonymous_mb:.0f} MB at most, mapped from files {done.mapped_mb:.0f} MB at most",
+        file=sys.stderr,
+    )
     return done.exit_code
 
 

@@ -13,7 +13,8 @@ from onnxprune.divergence import Divergence, first_divergence
 from onnxprune.errors import ModelError
 from onnxprune.fidelity import Fidelity, compare
 from onnxprune.measurement import Measurement, measure, parse_targets
-from onnxprune.model import Model, load
+from onnxprune.memory import job_memory, read_limit
+from onnxprune.model import Model, load, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.runtime import Feeds, Session, open_session
 from onnxprune.synthetic import parse_shapes, shaped, synthesise
@@ -90,6 +91,7 @@ def validate(
     data: str | None = None,
     fidelity: float = 0.95,
     seed: int = 0,
+    max_memory: str | int | None = None,
 ) -> Comparison:
     """Compare a candidate's outputs with a reference's on the same inputs, and find where they first part.
 
@@ -99,29 +101,34 @@ def validate(
         data: sample inputs; synthetic ones without it. All of them judge.
         fidelity: the score below which the verdict is no.
         seed: of synthetic inputs.
+        max_memory: as for `optimize`.
 
     Raises:
         OnnxPruneError: a file, the data or an option is at fault.
     """
-    session = open_session(reference)
-    other = open_session(candidate)
-    missing = {port.name for port in session.outputs} - {port.name for port in other.outputs}
-    if missing:
-        raise ModelError(f"{candidate}: lacks the outputs {', '.join(sorted(missing))} of {reference}. Compare equals.")
-    original, _ = unpacked(load(reference))
-    samples = inputs_for(original, session, data, {}, seed)
-    figures = compare(session, other, samples.feeds)
-    # A candidate that does not even run has no tensor where it parts.
-    parted = math.isfinite(figures.score) and figures.score < 1
-    return Comparison(
-        reference=Path(reference),
-        candidate=Path(candidate),
-        source=samples.source,
-        synthetic=samples.synthetic,
-        fidelity=figures,
-        floor=fidelity,
-        divergence=first_divergence(original, unpacked(load(candidate))[0], samples.feeds[0]) if parted else None,
-    )
+    largest = max(size_on_disk(reference), size_on_disk(candidate))
+    with job_memory(read_limit(max_memory), largest):
+        session = open_session(reference)
+        other = open_session(candidate)
+        missing = {port.name for port in session.outputs} - {port.name for port in other.outputs}
+        if missing:
+            raise ModelError(
+                f"{candidate}: lacks the outputs {', '.join(sorted(missing))} of {reference}. Compare equals."
+            )
+        original, _ = unpacked(load(reference))
+        samples = inputs_for(original, session, data, {}, seed)
+        figures = compare(session, other, samples.feeds)
+        # A candidate that does not even run has no tensor where it parts.
+        parted = math.isfinite(figures.score) and figures.score < 1
+        return Comparison(
+            reference=Path(reference),
+            candidate=Path(candidate),
+            source=samples.source,
+            synthetic=samples.synthetic,
+            fidelity=figures,
+            floor=fidelity,
+            divergence=first_divergence(original, unpacked(load(candidate))[0], samples.feeds[0]) if parted else None,
+        )
 
 
 def time(

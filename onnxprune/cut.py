@@ -17,6 +17,7 @@ from onnxprune.dimensions.result import Dimensions
 from onnxprune.dimensions.tracer import Shapes, key_of
 from onnxprune.dimensions.wiring import Wiring
 from onnxprune.errors import Declined
+from onnxprune.memory import kept
 
 Array = np.ndarray[Any, Any]
 Masks = tuple[Mask | None, ...]
@@ -176,7 +177,7 @@ def _slice_constant(wiring: Wiring, slicing: _Slicing) -> None:
         if mask is not None:
             values = np.compress(mask, values, axis=axis)
     if not slicing.private:
-        slicing.constant.values = np.ascontiguousarray(values)
+        slicing.constant.values = kept(np.ascontiguousarray(values))
         return
     copy = wiring.constant(f"{slicing.constant.name}.kept", values)
     for node, index in slicing.readers:

@@ -11,10 +11,10 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.figures import Array
-from onnxprune.graph import fresh_name
 from onnxprune.model import Model
 from onnxprune.moments import blocks
-from onnxprune.runtime import Feeds, observe, open_session
+from onnxprune.observer import shapes_of
+from onnxprune.runtime import Feeds, observe
 
 # Operators whose results may be no tensors: what they give out has no shape to ask for.
 _NO_TENSORS = ("If", "Loop", "Scan", "Sequence", "SplitToSequence", "Optional", "ZipMap")
@@ -165,19 +165,7 @@ def _feeding(producers: Mapping[str, gs.Node], name: str, seen: Mapping[str, _Di
 
 def _sizes(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, int]:
     """Elements of tensors, from one run that gives out their shapes only."""
-    probe = model.copy()
-    tensors = probe.graph.tensors()
-    taken = set(tensors)
-    shapes = {}
-    for name in names:
-        shape = gs.Variable(fresh_name(probe.graph, f"{name}.shape", taken), np.int64)
-        probe.graph.nodes.append(gs.Node("Shape", name=shape.name, inputs=[tensors[name]], outputs=[shape]))
-        shapes[name] = shape
-    probe.graph.outputs = list(shapes.values())
-    if not shapes:
-        return {}
-    values = open_session(probe, level="none").run(feeds)
-    return {name: math.prod(values[shape.name].tolist()) for name, shape in shapes.items()}
+    return {name: math.prod(shape) for name, shape in shapes_of(model, names, feeds, level="none").items()}
 
 
 def _chunks(names: Sequence[str], sizes: Mapping[str, int], chunk_bytes: int) -> Iterator[list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from onnxprune.cost import gzip_bytes
 from onnxprune.interface import interface_of
+from onnxprune.memory import short_of_memory
 from onnxprune.model import Model, data_files
 from onnxprune.packing import unpacked
 from onnxprune.runtime import Feeds, written
@@ -63,5 +64,6 @@ def footprints(path: Path, model: Model, feeds: Feeds) -> Footprints | None:
 def _footprint(path: Path, feeds: Feeds) -> Footprint:
     files = (path, *data_files(path))
     size, packed = sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files))
-    held = measure_residence(path, feeds)
+    # A session of the whole model is what memory is short for.
+    held = None if short_of_memory() else measure_residence(path, feeds)
     return Footprint(size_bytes=size, gzip_bytes=packed, **({} if held is None else asdict(held)))

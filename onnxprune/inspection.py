@@ -11,7 +11,8 @@ from onnxprune.cost import macs
 from onnxprune.dead import DeadUnits
 from onnxprune.dimensions import Pin
 from onnxprune.errors import ModelError
-from onnxprune.model import Model, load
+from onnxprune.memory import job_memory, read_limit
+from onnxprune.model import Model, load, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.passes.simplify import Simplify
 from onnxprune.protocol import Context
@@ -79,14 +80,24 @@ def _port(port: Port) -> dict[str, Any]:
     return {"name": port.name, "dtype": None if port.dtype is None else str(port.dtype), "shape": list(port.shape)}
 
 
-def inspect(model: Path | str, *, shape: tuple[str, ...] = ()) -> Inspection:
+def inspect(model: Path | str, *, shape: tuple[str, ...] = (), max_memory: str | int | None = None) -> Inspection:
     """Look into a model without changing it.
+
+    Args:
+        model: the .onnx file.
+        shape: `NAME=1x128`, what multiply-accumulates are counted on.
+        max_memory: as for `optimize`.
 
     Raises:
         ModelError: the file is no model, or onnxruntime refuses it.
     """
     path = Path(model)
     sizes = parse_shapes(shape)
+    with job_memory(read_limit(max_memory), size_on_disk(path)):
+        return _inspected(path, sizes)
+
+
+def _inspected(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> Inspection:
     held = load(path)
     weights = stored_weights(held)
     loaded, _ = unpacked(held)

@@ -98,6 +98,11 @@ def measure(place: Target, paths: Sequence[Path], feeds: Feeds, *, budget_s: flo
     )
 
 
+def not_measured(place: Target, why: str) -> Measurement:
+    """No figures, and the reason."""
+    return Measurement(target=place.name, latency="none", models=(), placements=(), notes=(f"{place.name}: {why}",))
+
+
 def _remarks(place: Target, placements: Sequence[Placement]) -> tuple[str, ...]:
     notes = []
     if place.latency == "instructions":

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-import onnx_graphsurgeon as gs
+import numpy as np
 
-from onnxprune.graph import fresh_name, walk
+from onnxprune.graph import walk
 from onnxprune.interface import interface_of
 from onnxprune.model import Model
-from onnxprune.runtime import Array, Feeds, Session, open_session, with_outputs
+from onnxprune.rewrite import Rewriter
+from onnxprune.runtime import Array, Feeds, Level, Session, open_session, with_outputs
 
 
 def unobservable(model: Model, names: Collection[str]) -> dict[str, str]:
@@ -43,16 +44,21 @@ def observer(model: Model, names: Collection[str], *, threads: int = 1) -> Calla
     return observe
 
 
-def shapes_of(model: Model, names: Sequence[str], feeds: Feeds) -> dict[str, tuple[int, ...]]:
+def shapes_of(
+    model: Model, names: Sequence[str], feeds: Feeds, *, level: Level = "default"
+) -> dict[str, tuple[int, ...]]:
     """Shapes of tensors in one run, in which no tensor outlives its last reader."""
     copy = model.copy()
     tensors = copy.graph.tensors()
-    taken = set(tensors)
-    outputs = {name: gs.Variable(fresh_name(copy.graph, f"{name}.shape", taken)) for name in names}
-    # Inputs that only these read stay inputs; the rest of the graph is not computed.
-    copy.graph.nodes += [gs.Node("Shape", inputs=[tensors[name]], outputs=[out]) for name, out in outputs.items()]
+    writer = Rewriter(copy.graph)
+    outputs = {name: writer.variable(f"{name}.shape") for name in names}
+    for name, out in outputs.items():
+        # Right behind what they read; inputs that only these read stay inputs, the rest of the graph is not computed.
+        out.dtype = np.int64
+        writer.after(tensors[name], [writer.node("Shape", [tensors[name]], [out])])
+    writer.finish()
     copy.graph.outputs = list(outputs.values())
-    values = open_session(copy).run(feeds) if names else {}
+    values = open_session(copy, level=level).run(feeds) if names else {}
     return {name: tuple(int(size) for size in values[out.name]) for name, out in outputs.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,14 +32,17 @@ class Piece:
     weight_bytes: int
 
 
-def cut_into_pieces(graph: gs.Graph, limit_bytes: int) -> tuple[Piece, ...]:
+def cut_into_pieces(graph: gs.Graph, limit_bytes: int, sizes: Mapping[str, int] | None = None) -> tuple[Piece, ...]:
     """Stretches of nodes, in order, whose constants take at most `limit_bytes`; a node that alone takes more is one.
+
+    What is computed from constants alone, as packed weights are, is computed where it is first read.
 
     Args:
         graph: its nodes in an order in which they can run.
         limit_bytes: of the constants of one piece. What several pieces read counts in each.
+        sizes: bytes of what is computed from constants, by name, where that is many.
     """
-    stretches = list(_stretches(graph.nodes, limit_bytes))
+    stretches = list(_stretches(_late(graph), limit_bytes, sizes or {}))
     computed = {tensor.name for node in graph.nodes for tensor in node.outputs} | {t.name for t in graph.inputs}
     wanted = {tensor.name for tensor in graph.outputs}
     later: list[frozenset[str]] = []
@@ -54,12 +57,41 @@ def cut_into_pieces(graph: gs.Graph, limit_bytes: int) -> tuple[Piece, ...]:
     return tuple(pieces)
 
 
-def _stretches(nodes: Sequence[gs.Node], limit_bytes: int) -> Iterator[tuple[tuple[gs.Node, ...], int]]:
+def _late(graph: gs.Graph) -> list[gs.Node]:
+    """The nodes in their order, but each that needs constants alone right before the first that reads it."""
+    waiting: dict[str, gs.Node] = {}
+    order: list[gs.Node] = []
+
+    def place(names: Iterable[str]) -> None:
+        for name in names:
+            node = waiting.get(name)
+            if node is not None:
+                for tensor in node.outputs:
+                    waiting.pop(tensor.name, None)
+                place(tensor.name for tensor in node.inputs)
+                order.append(node)
+
+    for node in graph.nodes:
+        read = list(_read_tensors(node))
+        if read and all(isinstance(tensor, gs.Constant) or tensor.name in waiting for tensor in read):
+            waiting |= {tensor.name: node for tensor in node.outputs if tensor.name}
+            continue
+        place(sorted({tensor.name for tensor in read}))
+        order.append(node)
+    # Outputs of the graph that depend on no input.
+    place(list(waiting))
+    return order
+
+
+def _stretches(
+    nodes: Sequence[gs.Node], limit_bytes: int, sizes: Mapping[str, int]
+) -> Iterator[tuple[tuple[gs.Node, ...], int]]:
     stretch: list[gs.Node] = []
     held: set[int] = set()
     size = 0
     for node in nodes:
         own = {id(t): stored_bytes(t) for t in _read_tensors(node) if isinstance(t, gs.Constant)}
+        own |= {id(t): sizes[t.name] for t in node.outputs if t.name in sizes}
         more = sum(each for key, each in own.items() if key not in held)
         if stretch and size + more > limit_bytes:
             yield tuple(stretch), size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,8 @@ from onnxprune.errors import DataError, OptionError
 from onnxprune.footprint import footprints
 from onnxprune.gradual import with_recovery
 from onnxprune.loss import check_loss
-from onnxprune.measurement import Measurement, measure, parse_targets
+from onnxprune.measurement import Measurement, measure, not_measured, parse_targets
+from onnxprune.memory import job_memory, read_limit
 from onnxprune.model import Model, data_files, save, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.plan import Edit, plan_files
@@ -31,6 +33,9 @@ from onnxprune.targets.together import refusals, together
 DEFAULT_FLOOR = 0.95
 # Seconds of alternated runs behind the reported speed-up.
 TIMING_S = 6.0
+
+# Why nothing is timed.
+_NO_ROOM = "not timed: a session of the whole model does not fit in the memory that it may take (--max-memory)"
 
 Progress = Callable[[str], None]
 
@@ -62,6 +67,7 @@ def optimize(
     recover: int | None = None,
     gradual: int = 1,
     recover_data: str | None = None,
+    max_memory: str | int | None = None,
     progress: Progress = lambda _: None,
 ) -> Result:
     """Compress a model and prove it.
@@ -94,6 +100,8 @@ def optimize(
         recover: steps of distillation after what was cut, before weights become integers; needs torch.
         gradual: so many rounds of cutting and recovering, each a part of the way; the steps are shared among them.
         recover_data: sample inputs to train on; `data` by default.
+        max_memory: what the job may take beside the program itself: bytes, or text such as `2GB`; what the system can
+            spare by default. Above it models run piece by piece, arrays lie in temporary files, and nothing is timed.
         progress: told each stage as it begins.
 
     Raises:
@@ -118,48 +126,60 @@ def optimize(
     sizes = parse_shapes(shape)
     fixed_sizes(fixed_shapes)
     check_destination(destination, path)
-    progress("load and run the original")
-    subject = load_subject(path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic, lessons=recover_data)
-    _check_samples(goal, subject)
-    bench = Bench(subject, place, sizes, seed=seed, fresh=fresh, portable=portable, progress=progress)
-    carried = bench.carry_out(chosen, goal, floor, metric if callable(metric) else None, recover=recover)
-    outcome = carried.outcome
+    limit = read_limit(max_memory)
+    with job_memory(limit, size_on_disk(path)) as short:
+        progress("load and run the original")
+        if short and goal.searches:
+            raise OptionError(
+                f"{path}: a goal is reached by timing whole models, and this one is too large for the memory it may "
+                "take. Allow more with --max-memory, or say with --pass what is to be done."
+            )
+        subject = load_subject(
+            path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic, lessons=recover_data
+        )
+        _check_samples(goal, subject)
+        bench = Bench(subject, place, sizes, seed=seed, fresh=fresh, portable=portable, progress=progress)
+        carried = bench.carry_out(chosen, goal, floor, metric if callable(metric) else None, recover=recover)
+        outcome = carried.outcome
 
-    progress("save")
-    plan_path = destination.with_name(f"{destination.stem}.plan.json")
-    with plan_files(bench.plan(carried, goal, floor), plan_path):
-        save(outcome.model, destination)
-    forms: tuple[Form, ...] = ()
-    if fixed_shapes or ort:
-        progress("write other forms")
-        stem = destination.with_suffix("")
-        forms = deploy(destination, fixed_shapes=fixed_shapes, ort=ort, output=stem, data=data, seed=seed).forms
-    progress(f"time both on {place.name}")
-    files = (subject.path, destination)
-    measurements = tuple(measure(each, files, subject.timed, budget_s=TIMING_S) for each in places)
-    asked = replace(goal, fidelity=floor)
-    return Result(
-        input=path,
-        output=destination,
-        plan=plan_path,
-        data=_data_note(subject),
-        before=_cost(subject.model, path, subject.timed),
-        after=_cost(outcome.model, destination, subject.timed),
-        measurements=measurements,
-        shape={name: value.shape for name, value in subject.timed.items()},
-        fidelity=outcome.fidelity,
-        goal=_reached(asked, subject, measurements, size_on_disk(destination), carried),
-        reports=outcome.reports,
-        notes=(
-            *subject.model.notes,
-            *_loss_notes(subject, outcome.edits),
-            *_sparsity_notes(outcome.edits),
-            *bench.trail.notes(),
-            *_refused(place),
-        ),
-        forms=forms,
-        storage=footprints(destination, outcome.model, subject.timed),
-    )
+        progress("save")
+        plan_path = destination.with_name(f"{destination.stem}.plan.json")
+        with plan_files(bench.plan(carried, goal, floor), plan_path):
+            save(outcome.model, destination)
+        forms: tuple[Form, ...] = ()
+        if fixed_shapes or ort:
+            progress("write other forms")
+            stem = destination.with_suffix("")
+            forms = deploy(destination, fixed_shapes=fixed_shapes, ort=ort, output=stem, data=data, seed=seed).forms
+        if short:
+            measurements = tuple(not_measured(each, _NO_ROOM) for each in places)
+        else:
+            progress(f"time both on {place.name}")
+            files = (subject.path, destination)
+            measurements = tuple(measure(each, files, subject.timed, budget_s=TIMING_S) for each in places)
+        asked = replace(goal, fidelity=floor)
+        return Result(
+            input=path,
+            output=destination,
+            plan=plan_path,
+            data=_data_note(subject),
+            before=_cost(subject.model, path, subject.timed),
+            after=_cost(outcome.model, destination, subject.timed),
+            measurements=measurements,
+            shape={name: value.shape for name, value in subject.timed.items()},
+            fidelity=outcome.fidelity,
+            goal=_reached(asked, subject, measurements, size_on_disk(destination), carried),
+            reports=outcome.reports,
+            notes=(
+                *subject.model.notes,
+                *_loss_notes(subject, outcome.edits),
+                *_sparsity_notes(outcome.edits),
+                *bench.trail.notes(),
+                *_refused(place),
+            ),
+            forms=forms,
+            storage=footprints(destination, outcome.model, subject.timed),
+        )
 
 
 def _check_goal(goal: Goal, passes: Sequence[str], gradual: int) -> None:
@@ -185,8 +205,8 @@ def _reached(
     aimed, searcher = carried.aimed, carried.searcher
     timed = [each.models[1] for each in measurements if each.models]
     finish = Finish(
-        speedup=min(each.speedup.ratio for each in timed),
-        latency_ms=timed[0].latency_ms.median,
+        speedup=min((each.speedup.ratio for each in timed), default=math.nan),
+        latency_ms=timed[0].latency_ms.median if timed else math.nan,
         size_bytes=size_bytes,
         fidelity=carried.outcome.fidelity.score,
         metric_drop=None if aimed is None else aimed.finish.metric_drop,

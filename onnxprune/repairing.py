@@ -10,6 +10,7 @@ from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity, compare
 from onnxprune.judge import Broken, judge
 from onnxprune.latency import Clock
+from onnxprune.memory import short_of_memory
 from onnxprune.model import Model
 from onnxprune.mutants import Mutants
 from onnxprune.plan import Change, Edit, Skip
@@ -118,7 +119,7 @@ class _Repair:
         self._chosen = chosen
         self._subject = subject
         self._seed = seed
-        self._race = race_on(place, subject.timed, timings)
+        self._race = None if short_of_memory() else race_on(place, subject.timed, timings)
         self._clock = Clock(place, tables=timings)
         self._mutants = Mutants(subject.model, outcome.edits, subject.evidence.probes)
 
@@ -228,6 +229,9 @@ class _Repair:
 
     def _slower(self, models: Sequence[Model]) -> list[float]:
         """By what share of its time the whole gets slower without each group."""
+        if self._race is None:
+            # Nothing can be timed: fidelity alone counts.
+            return [0.0] * len(models)
         found: list[float] = []
         for start in range(0, len(models), _AT_ONCE):
             ratios = self._race([self._mutants.whole, *models[start : start + _AT_ONCE]])[1:]

@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from onnxprune.errors import Declined, ModelError, OnnxPruneError, OutputError, PlanError
-from onnxprune.model import Model, digest, load, save
+from onnxprune.memory import job_memory, read_limit
+from onnxprune.model import Model, digest, load, save, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.passes import known
 from onnxprune.plan import Edit, read_plan, turns
 from onnxprune.runtime import open_session
 
 
-def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: bool = False) -> None:
+def apply(
+    model: Path | str,
+    plan: Path | str,
+    output: Path | str,
+    *,
+    force: bool = False,
+    max_memory: str | int | None = None,
+) -> None:
     """Replay a plan on the model it was made for; the result has the same bytes.
 
     Args:
@@ -21,26 +29,28 @@ def apply(model: Path | str, plan: Path | str, output: Path | str, *, force: boo
         plan: the .json file that `optimize` wrote; its tensors lie beside it.
         output: where the result goes.
         force: replay on another model than the plan's.
+        max_memory: as for `optimize`.
 
     Raises:
         PlanError: the plan belongs to another model or does not fit it.
     """
     path, destination = Path(model), Path(output)
     check_destination(destination, path)
-    loaded, _ = unpacked(load(path))
-    read = read_plan(Path(plan))
-    actual = digest(path)
-    if read.model_sha256 != actual and not force:
-        raise PlanError(
-            f"{plan}: made for the model with sha256 {read.model_sha256[:12]}…, {path} has {actual[:12]}…. "
-            "Give the original model."
-        )
-    result = replay(loaded, read.edits)
-    try:
-        open_session(result)
-    except ModelError as error:
-        raise PlanError(f"{plan}: its result does not load: {error} Make the plan again with optimize.") from error
-    save(result, destination)
+    with job_memory(read_limit(max_memory), size_on_disk(path)):
+        loaded, _ = unpacked(load(path))
+        read = read_plan(Path(plan))
+        actual = digest(path)
+        if read.model_sha256 != actual and not force:
+            raise PlanError(
+                f"{plan}: made for the model with sha256 {read.model_sha256[:12]}…, {path} has {actual[:12]}…. "
+                "Give the original model."
+            )
+        result = replay(loaded, read.edits)
+        try:
+            open_session(result)
+        except ModelError as error:
+            raise PlanError(f"{plan}: its result does not load: {error} Make the plan again with optimize.") from error
+        save(result, destination)
 
 
 def replay(model: Model, edits: Sequence[Edit]) -> Model:

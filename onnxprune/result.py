@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxprune.cost import Cost
 from onnxprune.deployment import Form
+from onnxprune.errors import OptionError
 from onnxprune.fidelity import Fidelity
 from onnxprune.footprint import Footprints
 from onnxprune.measurement import Measurement
@@ -73,24 +74,34 @@ class Result:
     storage: Footprints | None = None
 
     @property
-    def measured(self) -> Measurement:
-        """On the first target that gives figures."""
-        return next(each for each in self.measurements if each.models)
+    def measured(self) -> Measurement | None:
+        """On the first target that gives figures; None where memory was too short to time anything."""
+        return next((each for each in self.measurements if each.models), None)
 
     @property
     def target(self) -> str:
-        """That target's name."""
-        return self.measured.target
+        """That target's name; the first one's where nothing was timed."""
+        return (self.measured or self.measurements[0]).target
+
+    @property
+    def timed(self) -> tuple[Timed, Timed] | None:
+        """Of the input and the output, there."""
+        return None if self.measured is None else (self.measured.models[0], self.measured.models[1])
 
     @property
     def timed_before(self) -> Timed:
-        """Of the input, there."""
-        return self.measured.models[0]
+        """Of the input, where it was timed."""
+        return self._timed()[0]
 
     @property
     def timed_after(self) -> Timed:
-        """Of the output, there."""
-        return self.measured.models[1]
+        """Of the output, where it was timed."""
+        return self._timed()[1]
+
+    def _timed(self) -> tuple[Timed, Timed]:
+        if self.timed is None:
+            raise OptionError("nothing was timed: the model is larger than the memory it may take. Allow more.")
+        return self.timed
 
     def to_json(self) -> dict[str, Any]:
         """DESIGN section 6; the keys are stable."""
@@ -99,12 +110,14 @@ class Result:
             "output": str(self.output),
             "plan": str(self.plan),
             "data": asdict(self.data),
-            "before": _figures(self.before, self.timed_before),
-            "after": _figures(self.after, self.timed_after),
-            "speedup": {
+            "before": _figures(self.before, None if self.timed is None else self.timed[0]),
+            "after": _figures(self.after, None if self.timed is None else self.timed[1]),
+            "speedup": None
+            if self.timed is None
+            else {
                 "target": self.target,
                 "shape": {name: list(shape) for name, shape in self.shape.items()},
-                **self.timed_after.speedup.to_json(),
+                **self.timed[1].speedup.to_json(),
             },
             "targets": [each.to_json((self.input, self.output)) for each in self.measurements],
             "fidelity": self.fidelity.to_json(),
@@ -124,6 +137,8 @@ class Result:
         }
 
 
-def _figures(cost: Cost, timed: Timed) -> dict[str, Any]:
+def _figures(cost: Cost, timed: Timed | None) -> dict[str, Any]:
+    if timed is None:
+        return asdict(cost) | {"load_ms": None, "latency_ms": None}
     figures = {key: value for key, value in timed.to_json().items() if key != "speedup"}
     return asdict(cost) | figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph import fresh_name
+from onnxprune.memory import kept
 
 Array = np.ndarray[Any, Any]
 
@@ -37,13 +39,13 @@ class Rewriter:
 
     def constant(self, name: str, values: Array) -> gs.Constant:
         """A new constant named after what it replaces."""
-        array = np.asarray(values, order="C")
+        array = kept(np.asarray(values, order="C"))
         self.added_bytes += array.nbytes
         return gs.Constant(fresh_name(self.graph, name, self._taken), array)
 
     def shared(self, name: str, values: Array) -> gs.Constant:
         """A new constant, or the one that was made before of the same name and values."""
-        key = (name, values.dtype.str, values.shape, values.tobytes())
+        key = (name, values.dtype.str, values.shape, _digest(values))
         if key not in self._shared:
             self._shared[key] = self.constant(name, values)
         return self._shared[key]
@@ -96,6 +98,12 @@ class Rewriter:
             nodes += self._instead.get(id(node), [node])
             nodes += self._after.get(id(node), [])
         self.graph.nodes = nodes
+
+
+def _digest(values: Array) -> bytes:
+    """SHA-256 of an array's bytes in their order: a table of them would hold every weight twice."""
+    whole = np.ascontiguousarray(values).reshape(-1)
+    return hashlib.sha256(whole.view(np.uint8).data if whole.size else b"").digest()
 
 
 def onnx_type(dtype: np.dtype[Any]) -> int:

@@ -11,6 +11,7 @@ from onnxprune.errors import ModelError
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, judge
 from onnxprune.latency import Clock
+from onnxprune.memory import short_of_memory
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, in_turn
 from onnxprune.protocol import Pass
@@ -85,7 +86,8 @@ class _Job:
         self._seed = seed
         self._progress = progress
         self._clock = Clock(place, tables=timings)
-        self._race = race_on(place, subject.timed, timings)
+        # A race opens whole models.
+        self._race = None if short_of_memory() else race_on(place, subject.timed, timings)
         self._slower = too_slow(place)
         self._current = self._baseline = subject.model
         self._edits: tuple[Edit, ...] = ()

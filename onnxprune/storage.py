@@ -11,6 +11,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.graph import constants, is_weight, numbers, stored_bytes
 from onnxprune.grids import find_grids
+from onnxprune.memory import release
 from onnxprune.model import Model
 from onnxprune.packing import find_packed, unpacked
 from onnxprune.packing.forms import payload_bytes
@@ -95,6 +96,7 @@ def stored_weights(model: Model) -> tuple[Stored, ...]:
                 stored_bytes=stored_bytes(constant) if form is None else payload_bytes(form),
             )
         )
+        release(values)
     return tuple(found)
 
 

@@ -22,7 +22,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from onnxprune.errors import OptionError, OutputError
+from onnxprune.errors import OutputError
+from onnxprune.sizes import parse_size
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
@@ -30,7 +31,6 @@ Tensors = Mapping[str, np.ndarray[Any, Any]]
 FOLDER_VARIABLE = "ONNXPRUNE_CACHE"
 LIMIT_VARIABLE = "ONNXPRUNE_CACHE_LIMIT"
 LIMIT_BYTES = 4 * 2**30
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SUFFIX = ".safetensors"
 # A document is small text; a file that claims more is not one of ours.
 _LARGEST_DOCUMENT = 2**26
@@ -259,10 +259,7 @@ def _user_folder() -> Path:
 def _limit(text: str) -> int:
     if not text:
         return LIMIT_BYTES
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", text.strip())
-    if found is None or found.group(2).upper() not in _UNITS:
-        raise OptionError(f"{LIMIT_VARIABLE} must be a size such as 2GB, got {text!r}. Set it anew or unset it.")
-    return int(float(found.group(1)) * _UNITS[found.group(2).upper()])
+    return parse_size(LIMIT_VARIABLE, text, wanted="a size such as 2GB", advice="Set it anew or unset it.")
 
 
 def _write(path: Path, document: Any, arrays: Tensors) -> None:

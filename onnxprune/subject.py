@@ -23,7 +23,8 @@ from onnxprune.judge import Evidence, gather_evidence
 from onnxprune.latency import Clock
 from onnxprune.loss import Loss, choose_loss, few
 from onnxprune.masks import mask_input
-from onnxprune.model import Model, digest, load, release
+from onnxprune.memory import release
+from onnxprune.model import Model, digest, load
 from onnxprune.packing import unpacked
 from onnxprune.protocol import Context, Gradients, Pass, Trained
 from onnxprune.reverting import Race

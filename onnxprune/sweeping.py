@@ -24,7 +24,7 @@ from onnxprune.loss import check_loss
 from onnxprune.measurement import parse_targets
 from onnxprune.model import save, size_on_disk
 from onnxprune.plan import tensor_path, write_plan
-from onnxprune.search.goal import Goal, parse_size
+from onnxprune.search.goal import Goal, parse_share_or_size
 from onnxprune.subject import load_subject
 from onnxprune.synthetic import parse_shapes
 from onnxprune.targets.timing import Timed
@@ -77,7 +77,7 @@ class Trial:
         Raises:
             OptionError: no goal that a result could meet.
         """
-        share, size_bytes = parse_size(self.size) if self.size is not None else (None, None)
+        share, size_bytes = parse_share_or_size(self.size) if self.size is not None else (None, None)
         return Goal(speedup=self.speedup, size_share=share, size_bytes=size_bytes, fidelity=self.fidelity)
 
     def asked(self) -> dict[str, Any]:

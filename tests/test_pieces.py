@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from onnxprune.memory import memory_limited
 from onnxprune.model import load
 from onnxprune.pieces import cut_into_pieces
-from onnxprune.runtime import PieceSession, Session, memory_limited, observe, open_session
+from onnxprune.runtime import PieceSession, Session, observe, open_session
 from onnxprune.synthetic import synthesise
 from tests import graphs
 from tests.test_model import call_a_local_function

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from onnxprune.graph import constants
-from onnxprune.model import load, release, wire
+from onnxprune.memory import release
+from onnxprune.model import load, wire
 from tests import graphs
 
 

@@ -1,6 +1,6 @@
 """Checks before a model ships: one rule, one small function; budgets measured, findings with what to do about them."""
 
-from onnxprune.checking.budgets import Budgets, parse_latencies, parse_metrics, parse_providers, parse_size
+from onnxprune.checking.budgets import Budgets, parse_latencies, parse_metrics, parse_providers
 from onnxprune.checking.checked import Checked, CheckedModel, FailOn, check
 from onnxprune.checking.finding import SEVERITIES, Finding, Severity
 from onnxprune.checking.rules import RULES, Rule
@@ -19,5 +19,4 @@ __all__ = [
     "parse_latencies",
     "parse_metrics",
     "parse_providers",
-    "parse_size",
 ]

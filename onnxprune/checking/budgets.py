@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from onnxprune.errors import OptionError
 from onnxprune.metrics import Metric
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-z]*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,18 +54,6 @@ class Budgets:
         ):
             if limit is not None and not (math.isfinite(limit) and limit > 0):
                 raise OptionError(f"{name} must be milliseconds above 0, got {limit}.")
-
-
-def parse_size(text: str) -> int:
-    """Bytes from `20MB`, `512 KiB` or a plain number.
-
-    Raises:
-        OptionError: not a size.
-    """
-    found = _SIZE.fullmatch(text.strip())
-    if found is None or found[2].lower() not in _UNITS:
-        raise OptionError(f"--max-size must be a size such as 20MB, 512KiB or 1000000, got {text!r}.")
-    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 def parse_metrics(texts: Sequence[str]) -> dict[str, float]:

@@ -47,12 +47,13 @@ def check(models: tuple[str, ...], as_json: bool, sarif: Path | None, listed: bo
 
     A MODEL is an .onnx file, or package.module:factory of a torch module, which is exported and looked into.
     """
-    from onnxprune.checking import RULES, Budgets, parse_latencies, parse_metrics, parse_providers, parse_size
+    from onnxprune.checking import RULES, Budgets, parse_latencies, parse_metrics, parse_providers
     from onnxprune.checking import check as run
     from onnxprune.errors import OptionError
     from onnxprune.report.checking import print_checked, print_rules
     from onnxprune.report.json import dumps
     from onnxprune.report.sarif import write_sarif
+    from onnxprune.sizes import parse_size
 
     if listed:
         click.echo(dumps([rule.to_json() for rule in RULES])) if as_json else print_rules(RULES, console())
@@ -61,7 +62,7 @@ def check(models: tuple[str, ...], as_json: bool, sarif: Path | None, listed: bo
         raise OptionError("check needs a model. Name an .onnx file, or --list for the rules.")
     ignore, fail_on, size = options.pop("ignore"), options.pop("fail_on"), options.pop("max_size")
     budgets = Budgets(
-        max_size=None if size is None else parse_size(size),
+        max_size=None if size is None else parse_size("--max-size", size),
         max_latency_ms=parse_latencies(options.pop("max_latency")),
         min_metric=parse_metrics(options.pop("min_metric")),
         must_run=parse_providers(options.pop("must_run")),

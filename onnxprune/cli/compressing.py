@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, page_possible, progress_of, quietly
-from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGETS, factor, floor
+from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE, TARGETS, factor, floor
 
 
 @click.command()
@@ -38,6 +38,7 @@ from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGETS, factor, flo
 @click.option("--portable", is_flag=True, help="7-bit weights where x64 without VNNI would cut sums of products.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
+@MAX_MEMORY
 @HTML
 @JSON
 @quietly
@@ -70,15 +71,16 @@ def optimize(
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Where the result goes.")
 @click.option("--force", is_flag=True, help="Apply to another model than the plan was made for.")
+@MAX_MEMORY
 @JSON
 @quietly
-def apply(model: Path, plan: Path, output: Path, force: bool, as_json: bool) -> None:
+def apply(model: Path, plan: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Replay PLAN on MODEL: no data is read, the result has the same bytes."""
     from onnxprune.model import digest, size_on_disk
     from onnxprune.pipeline import apply as run
     from onnxprune.report.json import dumps
 
-    run(model, plan, output, force=force)
+    run(model, plan, output, **options)
     written = {"input": str(model), "plan": str(plan), "output": str(output)}
     if as_json:
         click.echo(dumps({**written, "size_bytes": size_on_disk(output), "sha256": digest(output)}))

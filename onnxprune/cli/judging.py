@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, page_possible, quietly
-from onnxprune.cli.options import HTML, JSON, SHAPE, TARGETS
+from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, SHAPE, TARGETS
 
 
 @click.command()
@@ -18,6 +18,7 @@ from onnxprune.cli.options import HTML, JSON, SHAPE, TARGETS
 @click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
 @click.option("--fidelity", default=0.95, show_default=True, help="Least share of the outputs' variance that survives.")
 @click.option("--seed", default=0, show_default=True, help="Seed of synthetic inputs.")
+@MAX_MEMORY
 @HTML
 @JSON
 @quietly

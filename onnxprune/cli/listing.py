@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, page_possible, quietly
-from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE
+from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE
 
 
 @click.command()
@@ -22,6 +22,7 @@ from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE
 @click.option("--mask", metavar="NAME", help="With --heads: the input that is 0 at padded tokens.")
 @click.option("--loss", help="With --heads: what gradients are of: next-token, labels or divergence.")
 @click.option("--allow-synthetic", is_flag=True, help="With --heads: look at made-up inputs.")
+@MAX_MEMORY
 @HTML
 @JSON
 @quietly
@@ -32,6 +33,7 @@ def inspect(
     html: Path | None,
     heads: bool,
     picture: Path | None,
+    max_memory: str | None,
     **options: Any,
 ) -> None:
     """Show what is in MODEL: sites, parameters, multiply-accumulates; or its attention heads."""
@@ -43,7 +45,7 @@ def inspect(
     from onnxprune.report.terminal import print_inspection
 
     page_possible(html)
-    result = run(model, shape=shape)
+    result = run(model, shape=shape, max_memory=max_memory)
     if html is not None:
         from onnxprune.report.page import command_of, inspection_page, write_page
 

@@ -15,6 +15,11 @@ HTML = click.option(
 SHAPE = click.option(
     "--shape", multiple=True, metavar="NAME=1x128", help="Sizes of an input for timing; the first sample's by default."
 )
+MAX_MEMORY = click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="What may be taken beside the program itself: 2GB, 512MiB.  [default: what the system can spare]",
+)
 _TARGET_HELP = "Where to time, see `onnxprune targets`"
 TARGET = click.option("--target", default="cpu:1", show_default=True, help=f"{_TARGET_HELP}.")
 TARGETS = click.option(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph import fresh_name
+from onnxprune.memory import kept
 
 Array = np.ndarray[Any, Any]
 
@@ -43,7 +44,7 @@ class Wiring:
 
     def constant(self, name: str, values: Array) -> gs.Constant:
         """A new constant named after what it replaces."""
-        return gs.Constant(fresh_name(self.graph, name, self._taken), np.ascontiguousarray(values))
+        return gs.Constant(fresh_name(self.graph, name, self._taken), kept(np.ascontiguousarray(values)))
 
     def integers(self, name: str, values: Sequence[int]) -> gs.Constant:
         """A new int64 vector."""

@@ -5,10 +5,9 @@ into memory, until something touches them. Copying a model therefore copies no w
 """
 
 from onnxprune.model.core import FileFields, Model, PackedValues, StoredSparse, subgraphs
-from onnxprune.model.mapped import release
 from onnxprune.model.raw import RawModel, read_raw
 from onnxprune.model.reading import data_files, digest, load, size_on_disk
-from onnxprune.model.writing import raise_opset, save, to_bytes, to_skeleton
+from onnxprune.model.writing import raise_opset, save, to_bytes, to_references, to_skeleton
 
 __all__ = [
     "FileFields",
@@ -21,10 +20,10 @@ __all__ = [
     "load",
     "raise_opset",
     "read_raw",
-    "release",
     "save",
     "size_on_disk",
     "subgraphs",
     "to_bytes",
+    "to_references",
     "to_skeleton",
 ]

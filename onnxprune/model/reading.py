@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import mmap
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 from onnx_graphsurgeon.logger import G_LOGGER
 
 from onnxprune.errors import ModelError
+from onnxprune.memory import map_file
 from onnxprune.model import wire
 from onnxprune.model.core import (
     EXTERNAL,
@@ -61,17 +61,20 @@ def mapped(path: Path) -> memoryview:
     if path.stat().st_size == 0:
         raise ModelError(f"{path}: the file is empty. Export the model again.")
     try:
-        with path.open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        return memoryview(map_file(path))
     except OSError as error:
         reason = error.strerror or error
         raise ModelError(f"{path}: cannot be read: {reason}. Give a file that you may read.") from error
 
 
 def data_files(path: Path | str) -> tuple[Path, ...]:
-    """The files beside a model that hold its weights, in the order in which the model names them."""
+    """The files beside a model that hold its weights, in the order in which the model names them.
+
+    Raises:
+        ModelError: not a model, or one whose weights lie outside its folder.
+    """
     path = Path(path)
-    proto = onnx.ModelProto.FromString(wire.skeleton(mapped(path), MAPPED_BYTES))
+    proto = _skeleton(mapped(path), path)
     names = [
         entry.value
         for tensor in stored_tensors(proto.graph)
@@ -79,12 +82,14 @@ def data_files(path: Path | str) -> tuple[Path, ...]:
         for entry in tensor.external_data
         if entry.key == "location" and entry.value
     ]
+    for name in names:
+        _inside(path.parent, name, path.name)
     return tuple(path.parent / name for name in dict.fromkeys(names))
 
 
 def size_on_disk(path: Path | str) -> int:
-    """Bytes of a model file and its data files."""
-    return sum(file.stat().st_size for file in (Path(path), *data_files(path)))
+    """Bytes of a model file and its data files; of those that are missing none."""
+    return sum(file.stat().st_size for file in (Path(path), *data_files(path)) if file.is_file())
 
 
 def digest(path: Path | str) -> str:
@@ -97,16 +102,21 @@ def digest(path: Path | str) -> str:
     return ":".join(digests)
 
 
+def _skeleton(data: memoryview, path: Path) -> onnx.ModelProto:
+    try:
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(wire.skeleton(data, MAPPED_BYTES))
+    except Exception as error:  # protobuf's DecodeError has no stable base class
+        raise ModelError(f"{path}: not an ONNX model, or cut off ({error}). Export or copy it again.") from error
+    return proto
+
+
 def parse(data: memoryview, path: Path) -> Model:
     """A model from the bytes of its file; `path` says where its data files lie.
 
     Raises:
         ModelError: not a model.
     """
-    try:
-        proto = onnx.ModelProto.FromString(wire.skeleton(data, MAPPED_BYTES))
-    except Exception as error:  # protobuf's DecodeError has no stable base class
-        raise ModelError(f"{path}: not an ONNX model, or cut off ({error}). Export or copy it again.") from error
+    proto = _skeleton(data, path)
     if not proto.graph.output or not proto.opset_import:
         raise ModelError(f"{path}: not an ONNX model: it has no graph outputs or no opset. Export it again.")
     notes = _drop_node_metadata(proto)
@@ -221,16 +231,24 @@ def _map_weights(graph: gs.Graph, data: memoryview, folder: Path) -> None:
             tensor._values = stored.view(dtype).reshape(tuple(proto.dims))  # noqa: SLF001
 
 
-def _external_bytes(location: str, folder: Path, files: dict[Path, memoryview], name: str) -> memoryview:
+def _inside(folder: Path, location: str, name: str) -> Path:
+    """A data file's path, which a stranger may have chosen."""
     path = (folder / location).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ModelError(f"{name}: external data must lie in the model's folder, got {location!r}. Move it there.")
+    return path
+
+
+def _external_bytes(location: str, folder: Path, files: dict[Path, memoryview], name: str) -> memoryview:
+    path = _inside(folder, location, name)
     if path not in files:
         if not path.is_file():
             raise ModelError(f"{path}: no such file, but the model keeps its weights there. Put it beside the model.")
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            files[path] = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)) if size else memoryview(b"")
+        try:
+            files[path] = memoryview(map_file(path)) if path.stat().st_size else memoryview(b"")
+        except OSError as error:
+            reason = error.strerror or error
+            raise ModelError(f"{path}: cannot be read: {reason}. Give a file that you may read.") from error
     return files[path]
 
 

@@ -16,6 +16,7 @@ from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxprune.errors import Declined, ModelError
 from onnxprune.files import atomic, free_name
+from onnxprune.memory import kept, place_of, release
 from onnxprune.model import wire
 from onnxprune.model.core import (
     EXTERNAL,
@@ -27,7 +28,6 @@ from onnxprune.model.core import (
     stored_tensors,
     subgraphs,
 )
-from onnxprune.model.mapped import release
 from onnxprune.model.reading import parse
 
 # Since this version of the format an initializer that is also an input can be overridden, and none need be one.
@@ -77,6 +77,29 @@ def to_bytes(model: Model) -> bytes:
     return buffer.getvalue()
 
 
+def to_references(model: Model) -> tuple[bytes, Path]:
+    """The model as a message whose large weights stay in the files that they are mapped from, and the root of those.
+
+    Weights that lie in memory are put into temporary files where memory is short, and into the message otherwise.
+    """
+    proto, payloads = _to_proto(model)
+    root = Path(Path.cwd().anchor)
+    for tensor in stored_tensors(proto.graph):
+        if tensor.data_location != EXTERNAL:
+            continue
+        array = kept(payloads[tensor.external_data[1].value])
+        place = place_of(array)
+        del tensor.external_data[:]
+        if place is None or place[0].path.anchor != str(root):
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            tensor.raw_data = bytes(_as_bytes(array))
+        else:
+            held, offset = place
+            location = held.path.relative_to(root).as_posix()
+            tensor.MergeFromString(wire.reference_entries(location=location, offset=offset, length=array.nbytes))
+    return proto.SerializeToString(deterministic=True), root
+
+
 def to_skeleton(model: Model) -> onnx.ModelProto:
     """The model without its large weights, which are marked as external: for shape inference."""
     return _to_proto(model)[0]
@@ -115,8 +138,8 @@ def _write_inline(proto: onnx.ModelProto, payloads: dict[str, np.ndarray[Any, An
 
 
 def _as_bytes(array: np.ndarray[Any, Any]) -> memoryview | bytes:
-    """The bytes of a contiguous array, not copied; numpy has no buffer for some types (bfloat16), their bytes do."""
-    return array.reshape(-1).view(np.uint8).data if array.nbytes else b""
+    """The bytes of an array, not copied if it is contiguous; numpy has no buffer for some types (bfloat16)."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data if array.nbytes else b""
 
 
 def _to_proto(model: Model) -> tuple[onnx.ModelProto, dict[str, np.ndarray[Any, Any]]]:
@@ -246,7 +269,8 @@ def _mark(tensor: gs.Constant, payloads: dict[str, np.ndarray[Any, Any]]) -> Non
         if data_type in PACKED:
             stored = np.frombuffer(onnx.numpy_helper.from_array(values).raw_data, np.uint8)
         else:
-            stored = np.ascontiguousarray(values)
+            # Brought into order when it is written: one at a time.
+            stored = values
     marker = onnx.TensorProto(dims=dims, data_type=data_type)
     if stored.nbytes >= MAPPED_BYTES:
         key = str(len(payloads))
@@ -254,7 +278,7 @@ def _mark(tensor: gs.Constant, payloads: dict[str, np.ndarray[Any, Any]]) -> Non
         marker.MergeFromString(wire.reference_entries(location="", offset=key, length=stored.nbytes))
         marker.data_location = EXTERNAL
     else:
-        marker.raw_data = stored.tobytes()
+        marker.raw_data = np.ascontiguousarray(stored).tobytes()
     tensor._values = LazyValues(marker)  # noqa: SLF001
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph import fresh_name
+from onnxprune.memory import kept
 from onnxprune.model import Model
 from onnxprune.packing.lookups import Lookup, find_lookups
 from onnxprune.packing.reading import Packed, find_packed
@@ -37,7 +38,7 @@ def unpacked(model: Model, *, lookups: bool = False) -> tuple[Model, int]:
 def _look_up_dense(table: Lookup, graph: gs.Graph) -> Iterator[gs.Node]:
     """Rows looked up in the dense table; gives what is no longer read."""
     name = str(table.codes.name)
-    dense = gs.Constant(fresh_name(graph, name.removesuffix(".codes")), table.decoded())
+    dense = gs.Constant(fresh_name(graph, name.removesuffix(".codes")), kept(table.decoded()))
     for indices, nodes, result in table.readers:
         last = nodes[-1]
         last.outputs.clear()
@@ -48,7 +49,7 @@ def _look_up_dense(table: Lookup, graph: gs.Graph) -> Iterator[gs.Node]:
 
 
 def _make_dense(packed: Packed) -> None:
-    dense = gs.Constant(packed.tensor.name, packed.decoded())
+    dense = gs.Constant(packed.tensor.name, kept(packed.decoded()))
     substitute(packed.tensor, dense)
 
 

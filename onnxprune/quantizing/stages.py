@@ -12,6 +12,7 @@ from onnxprune.biases import add_bias
 from onnxprune.errors import Declined
 from onnxprune.graph import constants
 from onnxprune.inputs import Inputs, Source, add_up
+from onnxprune.memory import kept
 from onnxprune.model import Model
 from onnxprune.protocol import Context
 from onnxprune.quantizing.matrices import Layout, layout_of, sources_of
@@ -77,7 +78,7 @@ def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequen
         found: Mapping[Source, Inputs] = {}
         if sources and context.compare_inputs is not None:
             found = context.compare_inputs(current, model, sources)
-        solutions = {plan.task.name: _solution(plan, found, moved=current is not model) for plan in stage}
+        solutions = {plan.task.name: _put_by(_solution(plan, found, moved=current is not model)) for plan in stage}
         done |= solutions
         if sequential and sources:
             solved = {name: one.integers for name, one in solutions.items() if one.integers is not None}
@@ -139,6 +140,14 @@ def _solution(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Sol
         return Solution(_corrected(solved, plan, seen))
     except Declined as reason:
         return Solution(None, why=str(reason))
+
+
+def _put_by(solution: Solution) -> Solution:
+    """The same, its integers out of the way where memory is short."""
+    if solution.integers is None:
+        return solution
+    tensors = {name: kept(array) for name, array in solution.integers.tensors.items()}
+    return replace(solution, integers=replace(solution.integers, tensors=tensors))
 
 
 def seen_by(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Seen:

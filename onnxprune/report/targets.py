@@ -51,13 +51,15 @@ def print_measurements(measurements: Sequence[Measurement], paths: Sequence[Path
 def _cell(measured: Measurement, at: int) -> str:
     if measured.models:
         return cost_text(measured.models[at])
+    if not measured.placements:
+        return "not timed"
     placed = measured.placements[at]
     return f"{placed.counts[placed.provider]} of {len(placed.nodes)} nodes"
 
 
 def _ratio(measured: Measurement) -> str:
     if not measured.models:
-        return "forecast"
+        return "forecast" if measured.forecasts else "-"
     ratio = measured.models[1].speedup
     return f"{ratio.ratio:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]"
 

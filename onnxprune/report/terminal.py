@@ -46,9 +46,9 @@ def print_result(result: Result, console: Console) -> None:
 
 
 def _verdict(result: Result) -> str:
-    ratio = result.timed_after.speedup
     size = result.after.size_bytes / result.before.size_bytes
-    text = f"{size:.3f} x the file, {ratio.ratio:.2f} x the speed, fidelity {result.fidelity.score:.4f}"
+    speed = "not timed" if result.timed is None else f"{result.timed_after.speedup.ratio:.2f} x the speed"
+    text = f"{size:.3f} x the file, {speed}, fidelity {result.fidelity.score:.4f}"
     return text if result.goal.met else f"{text}; [red]goal missed: {result.goal.reason}[/]"
 
 
@@ -62,7 +62,9 @@ def _figures(result: Result) -> Table:
     table.add_row("parameters", f"{before.params:,}", f"{after.params:,}", f"{after.nonzero:,} not zero")
     if before.macs is not None and after.macs is not None:
         table.add_row("MACs a run", f"{before.macs:,}", f"{after.macs:,}")
-    timed, base = result.timed_after, result.timed_before
+    if result.timed is None:
+        return table
+    base, timed = result.timed
     if timed.instructions is None:
         table.add_row("load", f"{base.load_ms:.1f} ms", f"{timed.load_ms:.1f} ms")
     ratio = timed.speedup

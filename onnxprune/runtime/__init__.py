@@ -1,6 +1,5 @@
 """The one door to onnxruntime sessions."""
 
-from onnxprune.runtime.memory import memory_limit, memory_limited
 from onnxprune.runtime.observing import observe, observe_shapes, with_outputs
 from onnxprune.runtime.options import Level, first_line
 from onnxprune.runtime.ports import Array, Feeds, Port
@@ -16,8 +15,6 @@ __all__ = [
     "Port",
     "Session",
     "first_line",
-    "memory_limit",
-    "memory_limited",
     "observe",
     "observe_shapes",
     "open_session",

@@ -10,13 +10,19 @@ from typing import Any
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError
+from onnxprune.graph import storage
 from onnxprune.interface import interface_of
-from onnxprune.model import Model, load
+from onnxprune.memory import memory_limit
+from onnxprune.model import Model, load, size_on_disk, to_references
+from onnxprune.packing import find_packed
+from onnxprune.packing.forms import decoding_bytes
 from onnxprune.pieces import cut_into_pieces, run_in_pieces
-from onnxprune.runtime.memory import COPIES, memory_limit, memory_limited, weight_bytes
 from onnxprune.runtime.options import Level, first_line, session_options
 from onnxprune.runtime.ports import Feeds, declared, port_of
 from onnxprune.runtime.writing import written
+
+# A session holds its weights once as they are stored and once as its kernels want them.
+COPIES = 2
 
 
 @cache
@@ -71,7 +77,8 @@ class PieceSession(Session):
         self.inputs = tuple(declared(tensor) for tensor in model.graph.inputs)
         self.outputs = tuple(declared(tensor) for tensor in model.graph.outputs)
         self._model = model.copy()
-        self._pieces = cut_into_pieces(self._model.graph, limit_bytes // COPIES)
+        decoded = {packed.tensor.name: decoding_bytes(packed.form) for packed in find_packed(model.graph)}
+        self._pieces = cut_into_pieces(self._model.graph, limit_bytes // COPIES, decoded)
         self._level: Level = level
         self._threads = threads
 
@@ -79,10 +86,22 @@ class PieceSession(Session):
         """Outputs by name; see `Session.run`."""
 
         def run(piece: Model, values: Mapping[str, Any]) -> dict[str, Any]:
-            with memory_limited(None):
-                return open_session(piece, level=self._level, threads=self._threads).run(values)
+            try:
+                return self._open(piece, packed=False).run(values)
+            except ModelError:
+                # Some kernels can do with rearranged weights only.
+                return self._open(piece, packed=True).run(values)
 
         return run_in_pieces(self._model, self._pieces, self.interface.fitted(feeds), run)
+
+    def _open(self, piece: Model, *, packed: bool) -> Session:
+        """A session whose weights stay in the files they are mapped from; `packed`: and in copies that kernels make."""
+        message, root = to_references(piece)
+        options = session_options(self._level, self._threads)
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
+        return session_of(message, options, name=self.name)
 
 
 def open_session(source: Path | str | Model, *, level: Level = "default", threads: int = 1) -> Session:
@@ -92,26 +111,34 @@ def open_session(source: Path | str | Model, *, level: Level = "default", thread
         ModelError: onnxruntime refuses the model.
     """
     limit = memory_limit()
-    if limit is not None and weight_bytes(source) * COPIES > limit:
+    if limit is not None and _weight_bytes(source) * COPIES > limit:
         name = "model.onnx" if isinstance(source, Model) else Path(source).name
         model = source if isinstance(source, Model) else load(source)
         return PieceSession(model, limit, level=level, threads=threads, name=name)
     if isinstance(source, Model):
         with written(source) as path:
-            return open_session(path, level=level, threads=threads)
+            return session_of(path, session_options(level, threads))
     return session_of(source, session_options(level, threads))
 
 
-def session_of(source: Path | str, options: ort.SessionOptions) -> Session:
-    """A session with options of its own; the whole model is held.
+def session_of(source: Path | str | bytes, options: ort.SessionOptions, *, name: str | None = None) -> Session:
+    """A session with options of its own; the whole model is held. `name` is what errors call it, if not its file's.
 
     Raises:
         ModelError: onnxruntime refuses the model.
     """
-    name = Path(source).name
+    name = name or ("model.onnx" if isinstance(source, bytes) else Path(source).name)
     try:
-        session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        opened = source if isinstance(source, bytes) else str(source)
+        session = ort.InferenceSession(opened, options, providers=["CPUExecutionProvider"])
         # Names of a damaged file need not be text.
         return Session(session, name)
     except Exception as error:  # onnxruntime's errors share no base class
         raise ModelError(f"{name}: onnxruntime refuses the model: {first_line(error)}") from error
+
+
+def _weight_bytes(source: Path | str | Model) -> int:
+    if isinstance(source, Model):
+        return storage(source.graph)[1]
+    path = Path(source)
+    return size_on_disk(path) if path.is_file() else 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError
+from onnxprune.memory import short_of_memory
 from onnxprune.model import Model, save
 from onnxprune.runtime.options import FATAL, LEVELS, first_line, session_options
 
@@ -22,7 +23,8 @@ class written:  # noqa: N801 - reads as a phrase: `with written(model) as path`
         self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
         path = Path(self._folder.name) / "model.onnx"
         try:
-            save(self._model, path)
+            # Weights beside the file are mapped by who reads it, and not read at all by a checker.
+            save(self._model, path, external=True if short_of_memory() else None)
         except BaseException:
             self._folder.cleanup()
             raise

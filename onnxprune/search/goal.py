@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from onnxprune.errors import OptionError
+from onnxprune.sizes import parse_size
 
 # Outputs by name and inputs by name, one entry a held-out sample; a higher figure is better.
 Metric = Callable[[Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]], float]
 
 _UNITS_MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
-_UNITS_BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ def read_goal(
     Raises:
         OptionError: no result could meet it.
     """
-    share, size_bytes = parse_size(size) if size is not None else (None, None)
+    share, size_bytes = parse_share_or_size(size) if size is not None else (None, None)
     return Goal(
         speedup=speedup,
         latency_ms=parse_latency(latency) if isinstance(latency, str) else latency,
@@ -158,16 +158,16 @@ def parse_latency(text: str) -> float:
     return _with_unit("latency", text, _UNITS_MS, "a time such as 5ms")
 
 
-def parse_size(text: str) -> tuple[float | None, int | None]:
-    """(share, None) of `0.2x`, (None, bytes) of `20MB`.
+def parse_share_or_size(text: str) -> tuple[float | None, int | None]:
+    """(share, None) of `0.2x`, (None, bytes) of `20MB` and whatever else `sizes.parse_size` takes.
 
     Raises:
         OptionError: neither a share nor a size.
     """
+    wanted = "a share such as 0.2x or a size such as 20MB"
     if text.endswith("x"):
-        return _number("size", text, text[:-1], "a share such as 0.2x or a size such as 20MB"), None
-    size = _with_unit("size", text, _UNITS_BYTES, "a share such as 0.2x or a size such as 20MB")
-    return None, int(size)
+        return _number("size", text, text[:-1], wanted), None
+    return None, parse_size("--size", text, wanted=wanted)
 
 
 def parse_factor(name: str, text: str) -> float:

@@ -10,6 +10,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 INT8_MAX = 127
+# Numbers that are rounded at a time.
+_BLOCK = 2**22
 # Shares of the largest value that are tried as the end of a grid.
 _SHRUNK = np.linspace(1.0, 0.3, 36)
 
@@ -27,7 +29,11 @@ def symmetric_scale(weight: Array, axes: Sequence[int], *, largest: int = INT8_M
         Scales that broadcast against `weight`, positive; 1 for a channel of zeros.
     """
     reduced = tuple(axis for axis in range(weight.ndim) if axis not in {a % weight.ndim for a in axes})
-    peak = np.max(np.abs(weight), axis=reduced, keepdims=True).astype(np.float64) if weight.size else np.ones(())
+    # Both ends are found without a copy of the magnitudes.
+    peak = np.ones(())
+    if weight.size:
+        high, low = (end(weight, axis=reduced, keepdims=True).astype(np.float64) for end in (np.max, np.min))
+        peak = np.maximum(high, -low)
     scale = (peak / largest).astype(dtype)
     # A step that vanishes in `dtype` would divide by zero: such a channel is all zeros for every practical purpose.
     return np.where(scale > 0, scale, np.ones((), dtype)).astype(dtype)
@@ -38,8 +44,14 @@ def round_to_grid(weight: Array, scale: Array, *, largest: int = INT8_MAX) -> Ar
 
     The error is at most half a step wherever `scale` came from `symmetric_scale`, up to the rounding of the scale.
     """
-    steps = np.rint(weight.astype(np.float32) / scale.astype(np.float32))
-    return np.clip(steps, -largest, largest).astype(np.int8)
+    rounded = np.empty(weight.shape, np.int8)
+    whole = np.broadcast_to(scale.astype(np.float32), weight.shape)
+    # Some rows at a time: a table in double size is more than some machines have left.
+    step = max(1, _BLOCK // max(weight[:1].size, 1)) if weight.ndim else 1
+    for rows in (slice(start, start + step) for start in range(0, len(weight), step)) if weight.ndim else ((),):
+        steps = np.rint(weight[rows].astype(np.float32) / whole[rows])
+        rounded[rows] = np.clip(steps, -largest, largest).astype(np.int8)
+    return rounded
 
 
 def affine_uint8(low: float, high: float) -> tuple[np.float32, np.uint8]:
