@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from onnxprune.deployment import deploy
     from onnxprune.exporting import export_ready
     from onnxprune.inspection import inspect
+    from onnxprune.ngrams.building import build_ngram
     from onnxprune.pipeline import apply, optimize
     from onnxprune.recovering import recover
     from onnxprune.sweeping import sweep
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "apply": "onnxprune.pipeline",
     "blame": "onnxprune.blaming",
+    "build_ngram": "onnxprune.ngrams.building",
     "check": "onnxprune.checking",
     "deploy": "onnxprune.deployment",
     "export_ready": "onnxprune.exporting",
@@ -47,6 +49,7 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "apply",
     "blame",
+    "build_ngram",
     "check",
     "deploy",
     "export_ready",

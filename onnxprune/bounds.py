@@ -14,6 +14,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph import elements, producer
+from onnxprune.ngrams.encoders import is_encoder, keys_of
 
 # Names of inputs, each with the least and greatest number that was added on the way.
 Shifts = Mapping[str, tuple[int, int]]
@@ -130,6 +131,14 @@ def _tables(node: gs.Node) -> Iterable[tuple[int, int]]:
                 yield at, found
     if size is not None:
         yield 1, size
+    if (known := _looked_up(node)) is not None:
+        yield 0, known
+
+
+def _looked_up(node: gs.Node) -> int | None:
+    """One past the greatest number that a table of keys or a pool of n-grams knows."""
+    keys = keys_of(node) if is_encoder(node) else np.asarray(node.attrs.get("pool_int64s", ()))
+    return int(keys.max()) + 1 if len(keys) else None
 
 
 def _size(tensor: gs.Tensor, axis: int) -> int | None:

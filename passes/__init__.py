@@ -12,6 +12,7 @@ from onnxprune.passes.cluster import Cluster
 from onnxprune.passes.factor_embedding import FactorEmbedding
 from onnxprune.passes.factor_linear import FactorLinear
 from onnxprune.passes.merge_blocks import MergeBlocks
+from onnxprune.passes.ngram import Ngram
 from onnxprune.passes.pack_weights import PackWeights
 from onnxprune.passes.recover import Recover
 from onnxprune.passes.remove_blocks import RemoveBlocks
@@ -38,6 +39,7 @@ OWN: tuple[type[Any], ...] = (
     RemoveChannels,
     FactorLinear,
     FactorEmbedding,
+    Ngram,
     Recover,
     SmoothActivations,
     SparseInt8,
@@ -68,6 +70,7 @@ __all__ = [
     "FactorEmbedding",
     "FactorLinear",
     "MergeBlocks",
+    "Ngram",
     "PackWeights",
     "Recover",
     "RemoveBlocks",

@@ -22,6 +22,7 @@ from onnxprune.inputs import compare_inputs
 from onnxprune.learn.sensitivity import Sensitivity
 from onnxprune.loss import choose_loss
 from onnxprune.model import Model, load, save, to_bytes
+from onnxprune.ngrams.editing import table_storage
 from onnxprune.packing import unpacked
 from onnxprune.passes import OWN, SparseInt8, known
 from onnxprune.plan import Change, Edit
@@ -31,6 +32,7 @@ from onnxprune.sites import GRAPH, find_sites
 from onnxprune.structure import read_structure
 from onnxprune.synthetic import probes
 from tests import graphs
+from tests.ngrams.making import language, trigram, with_vectorizer
 
 # A new pass adds its line: the specs that are tried on every graph.
 SPECS: dict[str, tuple[str, ...]] = {
@@ -49,6 +51,12 @@ SPECS: dict[str, tuple[str, ...]] = {
     "merge-blocks": (
         "merge-blocks:keep=0.5",
         "merge-blocks:threshold=0.0,group=3,interval=2,rule=sum-of-differences",
+    ),
+    "ngram": (
+        "ngram:keep=0.5",
+        "ngram:keep=0.4,classes=3",
+        "ngram:threshold=1e-3,score=weighted-difference",
+        "ngram:keep=0.6,score=count",
     ),
     "pack-weights": ("pack-weights", "pack-weights:saving=0.0"),
     "recover": ("recover", "recover:steps=20,rank=2,objective=cosine,embeddings=yes"),
@@ -104,6 +112,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "loop": graphs.loop,
     "overridable": graphs.overridable,
     "compressible": graphs.compressible,
+    "n-grams": lambda: with_vectorizer(trigram(language(100).model)),
 }
 SCALES = re.compile(r"(\.(scale|zero_point|split|whole)|^nibbles(\.row)?)(\.\d+)?$")
 # Two numbers to a byte.
@@ -213,12 +222,13 @@ def the_report_equals_what_is_counted(run: Run) -> None:
 
 
 def stored(model: Model, *, weights: bool) -> int:
-    return sum(stored_bytes(tensor) for tensor in constants(model.graph) if is_weight(tensor) or not weights)
+    held = sum(stored_bytes(tensor) for tensor in constants(model.graph) if is_weight(tensor) or not weights)
+    return held + table_storage(model.graph)[1]
 
 
 def counted(model: Model, *, weights: bool) -> int:
-    """Numbers in constants, scales and zero points aside."""
-    return sum(
+    """Numbers in constants and in tables that nodes hold, scales and zero points aside."""
+    return table_storage(model.graph)[0] + sum(
         elements(tensor) * (2 if PACKED.search(tensor.name) else 1)
         for tensor in constants(unpacked(model, lookups=True)[0].graph)
         if (is_weight(tensor) or not weights) and not SCALES.search(tensor.name)
