@@ -13,11 +13,13 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from benchmarks import contest, environments, judging, models, results_page, results_picture
 from benchmarks.main_job import machine
+from benchmarks.peak import Peak, gemm_peaks
 from benchmarks.peers import PEERS
 
 Row = dict[str, Any]
@@ -42,12 +44,12 @@ def _row(model: str, contender: contest.Contender) -> Row:
     return row if made["error"] else row | judging.judged(model, Path(made["file"])) | {"path": made["file"]}
 
 
-def race(model: str, rows: list[Row]) -> None:
-    """Add to each row that runs how fast it is."""
+def race(model: str, rows: list[Row], peaks: dict[str, Peak]) -> None:
+    """Add to each row that runs how fast it is, and how far from what the machine can multiply."""
     # Where a file lies is nothing to publish.
     paths = {row["contender"]: row.pop("path", None) for row in rows}
     files = {row["contender"]: Path(paths[row["contender"]]) for row in rows if not row["error"]}
-    raced = judging.raced(model, files)
+    raced = judging.raced(model, files, peaks)
     for row in rows:
         row.update(raced.get(row["contender"], {}))
 
@@ -72,11 +74,15 @@ def contenders() -> list[Row]:
         }
         for name, peer in PEERS.items()
     ]  # fmt: skip
-    notes = {one.name: one.note for model in contest.PROMISED for one in contest.own(model)}
+    notes: dict[str, list[str]] = {}
+    for model in contest.PROMISED:
+        for one in contest.own(model):
+            if one.note not in notes.setdefault(one.name, []):
+                notes[one.name].append(one.note)
     version = machine()["versions"]["onnxprune"]
     return [
-        *({"contender": name, "tool": "onnxprune", "version": version, "settings": note, "source": ""}
-          for name, note in notes.items()),
+        *({"contender": name, "tool": "onnxprune", "version": version, "settings": "; or ".join(told), "source": ""}
+          for name, told in notes.items()),
         *peers,
     ]  # fmt: skip
 
@@ -100,13 +106,18 @@ def main(arguments: list[str]) -> int:
     target = asked.folder / "results.json"
     result: Row = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {"models": []}
     judged = judge(names) if {"judge", "race"} & set(asked.stage) else {}
+    peaks = gemm_peaks() if "race" in asked.stage else {}
     for name in names if "race" in asked.stage else ():
         print(f"{name} …", file=sys.stderr, flush=True)
-        race(name, judged[name])
+        race(name, judged[name], peaks)
         held = {model["model"]: model for model in result["models"]} | {name: described(name, judged[name])}
         result["models"] = [held[each] for each in contest.MODELS if each in held]
-        result |= {"schema": 1, "machine": machine() | {"memory_gb": _memory_gb(), "system": platform.platform()},
-                   "contenders": contenders()}  # fmt: skip
+        result |= {
+            "schema": 1,
+            "machine": machine() | {"memory_gb": _memory_gb(), "system": platform.platform()},
+            "contenders": contenders(),
+            "peaks": {operator: asdict(peak) for operator, peak in peaks.items()},
+        }
         target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     if "page" in asked.stage and target.exists():
         results_picture.draw_all(result, asked.folder)

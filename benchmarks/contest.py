@@ -79,7 +79,7 @@ def own(model: str) -> list[Contender]:
     task = tasks.of(model)
     cut = _CUT if task.kind == "transformer" else _NARROW
     found += [
-        Contender(name="onnxprune, cut, int8", options=_passes(cut), note=" → ".join(cut)),
+        Contender(name="onnxprune, cut, int8", options=_passes(cut), note=f"{task.kind}: {' → '.join(cut)}"),
         Contender(name="onnxprune, packed", options=_passes(_PACKED), note=" → ".join(_PACKED)),
     ]
     speed = "3" if model == MINILM else "2"

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from benchmarks import contenders, models, packages, paired, static, tasks, text, wordnet
 from benchmarks.committed import arrays
 from benchmarks.contenders import shortened
+from benchmarks.limits import limit
+from benchmarks.peak import Peak
 from benchmarks.scores import Score
 from benchmarks.sessions import open_session
 from onnxprune.targets.residence import measure_residence
@@ -60,17 +62,17 @@ def held_out(model: str) -> tuple[list[Feed], str]:
         ids = [np.array([one.ids], np.int64) for one in text.tokenizer().encode_batch(texts)]
         return [
             {"input_ids": one, "attention_mask": np.ones_like(one), "token_type_ids": np.zeros_like(one)} for one in ids
-        ], "definitions that a task uses"
+        ], "definitions of a task"
     if model in models.FIXTURES:
         names = [entry.name for entry in open_session(models.get(model)).get_inputs()]
         held = arrays(model, "samples")
         return [{name: held[name][at : at + 1] for name in names} for at in range(_HELD_OUT)], "held-out samples"
     if model in static.STATIC:
-        return static.scored_feeds(model), "inputs that a task uses"
+        return static.scored_feeds(model), "inputs of a task"
     data = tasks.calibration_file(model)
     if data is None:
         return [paired.synthetic(models.get(model), tasks.of(model).shapes)], "one synthetic input"
-    return _stored(model, data)[:_HELD_OUT], "the sample inputs that calibrate, too"
+    return _stored(model, data)[:_HELD_OUT], "sample inputs that calibrate, too"
 
 
 def _stored(model: str, data: Path) -> list[Feed]:
@@ -159,7 +161,7 @@ def _fidelity(model: str, path: Path, file: Path) -> Row:
     return {
         "explained": float(1 - np.square(y - z).sum() / spread) if spread > 0 else None,
         "same": float((y.argmax(axis=1) == z.argmax(axis=1)).mean()) if y.shape[1] > 1 else None,
-        "compared_on": f"{len(inputs)} of {what}" if len(inputs) > 1 else what,
+        "compared_on": f"{len(inputs)} {what}" if len(inputs) > 1 else what,
     }
 
 
@@ -169,16 +171,18 @@ def _rows(output: Any) -> NDArray[np.float64]:
     return array.reshape(-1, 1 if array.ndim == 4 else array.shape[-1])
 
 
-def raced(model: str, files: Mapping[str, Path]) -> dict[str, Row]:
+def raced(model: str, files: Mapping[str, Path], peaks: Mapping[str, Peak]) -> dict[str, Row]:
     """Alternate all files in this process, at each batch size, and open each several times in alternation.
 
     Args:
         model: whose input is run.
         files: by contender; the first is the reference.
+        peaks: of the machine's products.
 
     Returns:
         {contender: {"load_ms", "batches": {size: timing without its file}, "time_of": {contender: {"median", "low",
-        "high"}}}}; `time_of` is this one's time at batch 1 as a share of each other's, run by run.
+        "high"}}, "limit"}}; `time_of` is this one's time at batch 1 as a share of each other's, run by run; `limit` as
+        `limits.limit` has it, at batch 1.
     """
     names = list(files)
     loads = _loads(list(files.values()))
@@ -198,6 +202,7 @@ def raced(model: str, files: Mapping[str, Path]) -> dict[str, Row]:
             row = {key: value for key, value in asdict(timing).items() if key not in {"file", "load_ms"}}
             found[name]["batches"][str(size)] = row
             if size == 1:
+                found[name]["limit"] = limit(files[name], feed, timing.median_ms, peaks)
                 found[name]["time_of"] = {
                     other: dict(zip(("median", "low", "high"), paired.paired_ratio(runs, theirs), strict=True))
                     for other, theirs in zip(able, race.runs_ms, strict=True)

@@ -22,8 +22,19 @@ def speed(row: Row) -> float:
 
 
 def kept(row: Row) -> float:
-    """The least share of the original's task scores that a row keeps."""
-    return min((score["value"] / score["reference"] for score in row["scores"]), default=float("nan"))
+    """The least share of the original's task scores that a row keeps; of errors, of the room that they leave."""
+    return min((share(score) for score in row["scores"]), default=float("nan"))
+
+
+def share(score: Row) -> float:
+    """A score as a share of the original's, so that more is better; of perplexities and losses the inverse."""
+    value, reference = score["value"], score["reference"]
+    if "error" in score["task"]:
+        # A share of characters: what is right is what counts.
+        return float((1 - value) / (1 - reference))
+    if any(word in score["task"] for word in ("perplexity", "nats")):
+        return float(reference / max(value, 1e-9))
+    return float(value / reference)
 
 
 def rivals(model: Row) -> list[Row]:

@@ -9,16 +9,19 @@ Row = dict[str, Any]
 _LEGEND = """Every contender gets the settings that its documentation recommends (last table), the same sample inputs
 and one thread. Speed-up: median of paired ratios to fp32 with its 95 % interval, all files alternated in one process
 per model, at batch 1 and 8. Explained: the share of the variance of fp32's first output that survives, on inputs named
-above the table. Scores: with the interval of the difference to fp32 on the same items (95 %, paired bootstrap). Load:
-median of five sessions in alternation. Memory: of a session that has run, beyond the bare runtime, in a process of its
-own. Tool: wall time, processor time and peak memory of the command that made the file. A contender that fails is a row
-with its error."""
+above the table. Scores: with the interval of the difference to fp32 on the same items (95 %, paired bootstrap). Least
+kept: the worst of the scores as a share of fp32's. Products: the share of a run at batch 1 in operators that multiply
+matrices or filters, by onnxruntime's profile, and, of the run, the time that these multiplications would take at this
+machine's measured peak (last but one table). Load: median of five sessions in alternation. Memory: of a session that
+has run, beyond the bare runtime, in a process of its own. Tool: wall time, processor time and peak memory of the
+command that made the file. A contender that fails is a row with its error."""
+_PEAKS = ("operator", "product", "10⁹ multiplications a second, best run", "median run")
 _ALSO = """What else the README says was measured by `make figures` and stands in the other pages of this folder: [the
 main job](main_job.md), [structured removal](structured.md), [recovery](recovery.md), [static int8](static.md),
 [storage](storage.md), [the tool's own cost as models grow](scaling.md)."""
 _HEAD = (
     "contender", "file", "gzip MB", "load ms", "memory MB", "ms", "speed-up", "speed-up at batch 8", "explained",
-    "scores", "tool s (CPU)", "tool MB",
+    "scores", "least kept", "products, of peak", "tool s (CPU)", "tool MB",
 )  # fmt: skip
 
 
@@ -40,6 +43,8 @@ def markdown(result: Row) -> str:
     ]
     for model in result["models"]:
         parts += _model(model)
+    if result.get("peaks"):
+        parts += ["## What the machine multiplies", tables.table(_PEAKS, map(_peak, result["peaks"].values()))]
     head = ("contender", "tool", "settings", "recommended by")
     parts += ["## Contenders", tables.table(head, map(_settings, result["contenders"])), "## See also", _ALSO]
     return "\n\n".join(parts) + "\n"
@@ -67,7 +72,7 @@ def _model(model: Row) -> list[str]:
         parts.append(f"![score against latency]({model['picture']})")
     wins = results_checks.wins(model)
     if wins:
-        parts.append("Where a peer is ahead of all of ours, or of one:\n\n" + "\n".join(f"* {one}" for one in wins))
+        parts.append("Where a peer is ahead:\n\n" + "\n".join(f"* {one}" for one in wins))
     return parts
 
 
@@ -87,12 +92,13 @@ def _cells(row: Row) -> list[str]:
         tool += f", {row['cost_is']}"
     peak = f"{cost['peak_mb']:.0f}" if cost.get("peak_mb") else ""
     if not results_checks.runs(row):
-        return [name, row["error"] or "not timed", *[""] * 8, tool, peak]
+        return [name, row["error"] or "not timed", *[""] * 10, tool, peak]
     one, memory = row["batches"]["1"], row["memory"]
     return [
         name, f"{row['share']:.3f}", f"{row['gzip_bytes'] / 1e6:.2f}", f"{row['load_ms']:.0f}",
         f"{memory['resident_bytes'] / 1e6:.0f}" if memory else "", f"{one['median_ms']:.2f}", _speedup(one),
-        _speedup(row["batches"].get("8")), _share(row.get("explained")), _scores(row), tool, peak,
+        _speedup(row["batches"].get("8")), _share(row.get("explained")), _scores(row), _kept(row), _limit(row), tool,
+        peak,
     ]  # fmt: skip
 
 
@@ -118,6 +124,22 @@ def _scores(row: Row) -> str:
     if not told and row.get("same") is not None:
         told.append(f"fp32's answer in {row['same']:.1%}")
     return "; ".join(told)
+
+
+def _kept(row: Row) -> str:
+    return f"{results_checks.kept(row):.3f}" if row["scores"] else ""
+
+
+def _limit(row: Row) -> str:
+    found = row.get("limit")
+    if not found:
+        return ""
+    share = "" if found["peak_share"] is None else f", {found['peak_share']:.0%}"
+    return f"{found['products_share']:.0%}{share}"
+
+
+def _peak(one: Row) -> list[str]:
+    return [one["operator"], "x".join(map(str, one["size"])), f"{one['gmacs']:.0f}", f"{one['median_gmacs']:.0f}"]
 
 
 def _settings(one: Row) -> list[str]:

@@ -55,13 +55,8 @@ def _point(row: Row) -> Row | None:
     if not results_checks.runs(row):
         return None
     if row["scores"]:
-        # Of errors and perplexities less is better: what is left of the room for them, then.
         first = row["scores"][0]
-        better_is_less = any(word in first["task"] for word in ("error", "perplexity", "loss"))
-        y = first["reference"] / max(first["value"], 1e-9) if better_is_less else first["value"] / first["reference"]
-        measure = f"share of fp32's score: {first['task']}"
-        if better_is_less:
-            measure += ", inverted"
+        y, measure = results_checks.share(first), f"share of fp32's score: {first['task']}"
     elif row.get("explained") is not None:
         y, measure = row["explained"], "share of the outputs' variance that survives"
     else:
