@@ -35,7 +35,7 @@ _LIMIT_S = 900
 _HELD_OUT = 128
 _LOADS = 5
 # Rounds of a race: as many as fit into so many seconds, within these ends.
-_SECONDS, _FEWEST, _MOST = 75.0, 15, 100
+_SECONDS, _FEWEST, _MOST = 40.0, 15, 100
 
 
 def feeds(model: str) -> dict[int, Feed]:
