@@ -95,7 +95,8 @@ class Builder:
             cut += [name for name in names if name not in whole]
             held |= {edit.id: edit for edit in self._solved(form) if edit.site in whole or edit.kind == "raise-opset"}
         if cut:
-            one = SparseInt8(sites=tuple(cut))
+            # Means are known of the uncut model's channels; what biases take back costs no time.
+            one = SparseInt8(sites=tuple(cut), correct=False)
             found = one.propose(model, find_sites(model), Context(statistics=self.statistics)).edits
             held |= {edit.id: edit for edit in found}
         wanted = {name for edit in held.values() for name in edit.depends_on}

@@ -223,3 +223,21 @@ def test_a_linear_of_low_rank_becomes_a_pair(target: WorkTarget, tmp_path: Path)
     apply(tmp_path / "model.onnx", result.plan, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == result.output.read_bytes()
     assert target.timed
+
+
+def test_channels_are_cut_before_static_convolutions_that_correct_their_bias(
+    target: WorkTarget, tmp_path: Path
+) -> None:
+    """Mean inputs are known of the channels that the uncut model has, of which a cut model keeps some."""
+    random = np.random.default_rng(0)
+    net = Net(seed=3)
+    stream = net.input("x", ["b", 3, 8, 8])
+    for group, shape in ((1, (16, 3, 3, 3)), (16, (16, 1, 3, 3)), (1, (4, 16, 1, 1))):
+        made = net.op("Conv", stream, net.weight(*shape), net.weight(shape[0]), group=group)
+        stream = net.op("Relu", made)
+    net.output(stream)
+    onnx.save(net.proto(), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=random.standard_normal((24, 3, 8, 8)).astype(np.float32))
+    result = search(tmp_path, speedup=1.5)
+    assert result.goal.evaluations > 0
+    assert target.timed
