@@ -78,10 +78,9 @@ def own(model: str) -> list[Contender]:
         return found
     task = tasks.of(model)
     cut = _CUT if task.kind == "transformer" else _NARROW
-    found += [
-        Contender(name="onnxprune, cut, int8", options=_passes(cut), note=f"{task.kind}: {' → '.join(cut)}"),
-        Contender(name="onnxprune, packed", options=_passes(_PACKED), note=" → ".join(_PACKED)),
-    ]
+    found.append(Contender(name="onnxprune, cut, int8", options=_passes(cut), note=f"{task.kind}: {' → '.join(cut)}"))
+    if task.kind == "transformer":
+        found.append(Contender(name="onnxprune, packed", options=_passes(_PACKED), note=" → ".join(_PACKED)))
     speed = "3" if model == MINILM else "2"
     found.append(Contender(name=f"onnxprune --speedup {speed}", options=("--speedup", speed), note="a searched plan"))
     if model == MINILM:

@@ -32,7 +32,7 @@ Feed = dict[str, NDArray[Any]]
 
 BATCHES = (1, 8)
 _LIMIT_S = 900
-_HELD_OUT = 128
+_HELD_OUT, _PICTURES = 128, 48
 _LOADS = 5
 # Rounds of a race: as many as fit into so many seconds, within these ends.
 _SECONDS, _FEWEST, _MOST = 40.0, 15, 100
@@ -68,7 +68,7 @@ def held_out(model: str) -> tuple[list[Feed], str]:
         held = arrays(model, "samples")
         return [{name: held[name][at : at + 1] for name in names} for at in range(_HELD_OUT)], "held-out samples"
     if model in static.STATIC:
-        return static.scored_feeds(model), "inputs of a task"
+        return static.scored_feeds(model)[:_PICTURES], "inputs of a task"
     data = tasks.calibration_file(model)
     if data is None:
         return [paired.synthetic(models.get(model), tasks.of(model).shapes)], "one synthetic input"
