@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,31 +10,34 @@ import torch
 
 from onnxprune.learn.fake_quantization import int8_activation, int8_weight
 from onnxprune.learn.masking import Masks, Pattern
-from onnxprune.learn.matrices import Matrix, matrices, some_matrices
+from onnxprune.learn.matrices import Matrix, some_matrices
 from onnxprune.learn.module import Gate, Slot
 from onnxprune.learn.procedure import Array, Procedure
 from onnxprune.learn.schedules import Cubic
 from onnxprune.learn.trainee import Trainee
+from onnxprune.model import Model
 from onnxprune.weights import find_weights
 
 
 class GradualMasks(Procedure):
     """Zhu and Gupta's schedule over the magnitudes of each matrix apart."""
 
-    def __init__(self, trainee: Trainee, pattern: Pattern, schedule: Cubic, int8: str = "no") -> None:
+    def __init__(
+        self, trainee: Trainee, pattern: Pattern, schedule: Cubic, int8: str = "no", *, head: bool = True
+    ) -> None:
         """Find the matrices.
 
         Raises:
             DataError: the model has none that are trained.
         """
-        self.matrices = some_matrices(trainee.model, trainee.parameters)
+        self.matrices = some_matrices(trainee.model, trainee.parameters, head=head)
         self._pattern = pattern
         self._schedule = schedule
         self._module = trainee.module
         self.masks = Masks({one.name: trainee.parameters[one.name] for one in self.matrices}, {})
         if int8 != "no":
             trainee.module.views.update({one.name: int8_weight(one) for one in self.matrices})
-        self._gates = activations(trainee) if int8 == "yes" else {}
+        self._gates = activations(trainee.model, self.matrices) if int8 == "yes" else {}
 
     def gates(self) -> Mapping[Slot, Gate]:
         """Activations rounded, if they are to be."""
@@ -85,11 +88,12 @@ class GradualMasks(Procedure):
         }
 
 
-def activations(trainee: Trainee) -> dict[Slot, Gate]:
-    """What products of trained matrices read, rounded as integer products read it."""
-    names = {one.name: one for one in matrices(trainee.model, trainee.parameters)}
-    found: dict[Slot, Gate] = {}
-    for weight in find_weights(trainee.model.graph, trainee.model.overridable):
-        for use in weight.uses if weight.constant.name in names else ():
-            found[use.name, 1 - use.slot if use.slot < 2 else 0] = int8_activation
-    return found
+def activations(model: Model, some: Sequence[Matrix]) -> dict[Slot, Gate]:
+    """What some matrices' products read, rounded as products of integers read it."""
+    names = {one.name for one in some}
+    return {
+        (use.name, 1 - use.slot if use.slot < 2 else 0): int8_activation
+        for weight in find_weights(model.graph, model.overridable)
+        if weight.constant.name in names
+        for use in weight.uses
+    }

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxprune.errors import DataError
 from onnxprune.model import Model
@@ -55,12 +56,22 @@ class Matrix:
         return np.moveaxis(table.reshape(shape), range(len(self.inputs)), self.inputs)
 
 
-def matrices(model: Model, names: Collection[str]) -> tuple[Matrix, ...]:
-    """Those of some stored tensors that products or convolutions read as their weight, in graph order."""
+def matrices(model: Model, names: Collection[str], *, head: bool = True) -> tuple[Matrix, ...]:
+    """Those of some stored tensors that products or convolutions read as their weight, in graph order.
+
+    Without the head, products that stand straight before an output are none of them.
+    """
+    last = [last_product(model, tensor.name) for tensor in model.graph.outputs]
+    heads = set() if head else {use.name for use in last if use is not None}
     found = []
     for weight in find_weights(model.graph, model.overridable):
         use, shape = weight.uses[0], tuple(int(size) for size in weight.constant.shape)
-        if weight.constant.name not in names or use.role not in {"linear", "conv"} or math.prod(shape) < _SMALL:
+        if (
+            heads & {one.name for one in weight.uses}
+            or weight.constant.name not in names
+            or use.role not in {"linear", "conv"}
+            or math.prod(shape) < _SMALL
+        ):
             continue
         inputs = _inputs(use, shape)
         if inputs is None or (use.role == "conv" and shape[1] <= _FEW_CHANNELS):
@@ -70,16 +81,35 @@ def matrices(model: Model, names: Collection[str]) -> tuple[Matrix, ...]:
     return tuple(found)
 
 
-def some_matrices(model: Model, names: Collection[str]) -> tuple[Matrix, ...]:
+def some_matrices(model: Model, names: Collection[str], *, head: bool = True) -> tuple[Matrix, ...]:
     """The same where there must be some.
 
     Raises:
         DataError: there are none.
     """
-    found = matrices(model, names)
+    found = matrices(model, names, head=head)
     if not found:
         raise DataError("train: no matrix of a product or convolution can be trained. Give a model with float ones.")
     return found
+
+
+def last_product(model: Model, output: str) -> Use | None:
+    """The product with a stored weight that stands straight before an output; None where something else does."""
+    products = {
+        use.name: use
+        for weight in find_weights(model.graph, model.overridable)
+        for use in weight.uses
+        if use.role == "linear"
+    }
+    tensor: gs.Tensor | None = next((each for each in model.graph.outputs if each.name == output), None)
+    while tensor is not None and tensor.inputs:
+        node = tensor.inputs[0]
+        if node.outputs[0].name in products:
+            return products[node.outputs[0].name]
+        moving = [each for each in node.inputs if not isinstance(each, gs.Constant) and each.name]
+        # A bias or a softmax may stand behind the product; what joins two streams does not.
+        tensor = moving[0] if len(moving) == 1 else None
+    return None
 
 
 def _inputs(use: Use, shape: tuple[int, ...]) -> tuple[int, ...] | None:

@@ -41,6 +41,7 @@ class Scoring:
         penalty: in the end, of the mean over matrices of mean sigmoid(S), added to the loss; grows cubically from 0.
         by_type: share a type's numbers out among its matrices by mean sigmoid(S), rather than evenly.
         frozen: weights stay as they are, scores alone learn.
+        head: whether products straight before an output are pruned, too.
     """
 
     schedule: Cubic
@@ -50,6 +51,7 @@ class Scoring:
     penalty: float = 0.0
     by_type: bool = False
     frozen: bool = False
+    head: bool = False
 
 
 class ScoredMasks(Procedure):
@@ -61,7 +63,7 @@ class ScoredMasks(Procedure):
         Raises:
             DataError: the model has none that are trained.
         """
-        self.matrices = some_matrices(trainee.model, trainee.parameters)
+        self.matrices = some_matrices(trainee.model, trainee.parameters, head=scoring.head)
         self.scoring = scoring
         self._module = trainee.module
         self._steps = trainee.training.steps

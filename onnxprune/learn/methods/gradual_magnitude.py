@@ -30,6 +30,7 @@ class GradualMagnitude:
         begin: share of the steps before the first zero.
         end: share of the steps after which masks stay as they are.
         every: steps between masks.
+        head: prune products that stand straight before an output, too.
         int8: round to int8 in training: `no`, `weights`, or `yes`, what products read, too. Weights end on the grid.
     """
 
@@ -44,6 +45,7 @@ class GradualMagnitude:
     begin: float = 0.1
     end: float = 0.7
     every: int = 10
+    head: bool = True
     int8: Literal["no", "weights", "yes"] = "no"
 
     def __post_init__(self) -> None:
@@ -77,7 +79,7 @@ class GradualMagnitude:
         pattern = Pattern(wanted if isinstance(wanted, Blocks) else None, rows, columns)
         final = wanted.zeros / wanted.of if isinstance(wanted, Blocks) else float(wanted or 0.0)
         schedule = within(final, self.begin, self.end, self.every, trainee.training.steps)
-        return GradualMasks(trainee, pattern, schedule, self.int8)
+        return GradualMasks(trainee, pattern, schedule, self.int8, head=self.head)
 
     def finish(self, model: Model, trainee: Trainee, procedure: Procedure) -> Model:
         """The model with its zeros."""

@@ -29,6 +29,7 @@ class MaskOnly:
         begin: share of the steps before the first zero.
         end: share of the steps after which the share of zeros stays; which they are may still change.
         every: steps between masks.
+        head: prune products that stand straight before an output, too.
     """
 
     name: ClassVar[str] = "mask-only"
@@ -47,6 +48,7 @@ class MaskOnly:
     begin: float = 0.0
     end: float = 0.6
     every: int = 10
+    head: bool = False
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
@@ -65,6 +67,7 @@ class MaskOnly:
             penalty=self.penalty,
             by_type=self.shares == "type",
             frozen=True,
+            head=self.head,
         )
         return ScoredMasks(trainee, scoring)
 

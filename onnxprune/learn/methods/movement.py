@@ -28,6 +28,7 @@ class Movement:
         begin: share of the steps before the first zero.
         end: share of the steps after which the share of zeros stays; which they are may still change.
         every: steps between masks.
+        head: prune products that stand straight before an output, too.
     """
 
     name: ClassVar[str] = "movement"
@@ -44,6 +45,7 @@ class Movement:
     begin: float = 0.1
     end: float = 0.7
     every: int = 10
+    head: bool = False
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
@@ -59,7 +61,8 @@ class Movement:
         schedule = within(self.sparsity, self.begin, self.end, self.every, trainee.training.steps)
         threshold = self.threshold if self.soft else None
         return ScoredMasks(
-            trainee, Scoring(schedule=schedule, rate=self.score_rate, threshold=threshold, penalty=self.penalty)
+            trainee,
+            Scoring(schedule=schedule, rate=self.score_rate, threshold=threshold, penalty=self.penalty, head=self.head),
         )
 
     def finish(self, model: Model, trainee: Trainee, procedure: Procedure) -> Model:

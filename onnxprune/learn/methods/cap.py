@@ -1,0 +1,110 @@
+"""Contrastive pruning: vectors stay close to the pre-trained, the fine-tuned and earlier selves of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from onnxprune.errors import DataError, OptionError
+from onnxprune.learn.method import Need, Training
+from onnxprune.learn.methods.movement import check_scores
+
+if TYPE_CHECKING:
+    from onnxprune.learn.procedure import Procedure
+    from onnxprune.learn.trainee import Trainee
+    from onnxprune.model import Model
+
+_WAYS = ("first-order", "movement")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cap:
+    """Prune along a cubic schedule with contrastive terms beside task and distillation.
+
+    Attributes:
+        pretrained: the .onnx file that the model was tuned from, of the same inputs; `none` leaves its term out.
+        over: how weights are pruned: `movement` (learned scores) or `first-order` (|weight · gradient|).
+        sparsity: share of each matrix that is zero in the end, in [0, 1).
+        unsupervised: weight of the terms of the same sample.
+        supervised: weight of the terms of the same class, where samples have classes.
+        tau: temperature of the contrast.
+        snapshots: how many of the model's own earlier selves it is contrasted with, spread over the schedule.
+        score_rate: highest learning rate of the scores.
+        begin: share of the steps before the first zero.
+        end: share of the steps after which the share of zeros stays.
+        every: steps between masks.
+        head: prune products that stand straight before an output, too.
+    """
+
+    name: ClassVar[str] = "cap"
+    summary: ClassVar[str] = "contrastive terms against the pre-trained, fine-tuned and earlier selves, while pruning"
+    source: ClassVar[str] = "Xu et al. 2022, From Dense to Sparse: Contrastive Pruning"
+    needs: ClassVar[Sequence[Need]] = ("samples", "gradients", "labels", "pretrained")
+    reconstruction: ClassVar[str] = (
+        "the student starts from the tuned model; the vector is what the last product before the output reads; "
+        "snapshots share one term"
+    )
+    training: ClassVar[Training] = Training(distill=0.9, temperature=2.0)
+    pretrained: str = ""
+    over: Literal["movement", "first-order"] = "movement"
+    sparsity: float = 0.9
+    unsupervised: float = 0.1
+    supervised: float = 1.0
+    tau: float = 0.1
+    snapshots: int = 2
+    score_rate: float = 1e-2
+    begin: float = 0.1
+    end: float = 0.7
+    every: int = 10
+    head: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        check_scores(self)
+        if self.over not in _WAYS:
+            raise OptionError(f"{self.name}: over must be one of {', '.join(_WAYS)}, got {self.over!r}.")
+        for option in ("unsupervised", "supervised", "snapshots"):
+            if not 0 <= getattr(self, option) < float("inf"):
+                raise OptionError(f"{self.name}: {option} must be at least 0, got {getattr(self, option)}.")
+        if not 0 < self.tau < float("inf"):
+            raise OptionError(f"{self.name}: tau must be above 0, got {self.tau}.")
+
+    def start(self, trainee: Trainee) -> Procedure:
+        """Pruning with banks beside it."""
+        from onnxprune.learn.contrasting import Contrasting, Terms
+        from onnxprune.learn.first_order import FirstOrderMasks
+        from onnxprune.learn.masking import Pattern
+        from onnxprune.learn.schedules import within
+        from onnxprune.learn.scored import ScoredMasks, Scoring
+
+        if not self.pretrained:
+            raise DataError(
+                f"{self.name}: it needs the file that the model was tuned from. Give --option pretrained=FILE, or "
+                "pretrained=none to leave its term out."
+            )
+        schedule = within(self.sparsity, self.begin, self.end, self.every, trainee.training.steps)
+        # One before each equal part of the schedule: the first is the model before any zero.
+        length = max(1, schedule.end - schedule.begin)
+        due = tuple(schedule.begin + at * length // self.snapshots for at in range(self.snapshots))
+        terms = Terms(
+            unsupervised=self.unsupervised,
+            supervised=self.supervised,
+            temperature=self.tau,
+            snapshots=tuple(dict.fromkeys(due)),
+        )
+        inner: Procedure
+        if self.over == "movement":
+            inner = ScoredMasks(trainee, Scoring(schedule=schedule, rate=self.score_rate, head=self.head))
+        else:
+            inner = FirstOrderMasks(trainee, Pattern(), schedule, head=self.head)
+        path = None if self.pretrained == "none" else Path(self.pretrained)
+        return Contrasting(trainee, inner, terms, path)
+
+    def finish(self, model: Model, trainee: Trainee, procedure: Procedure) -> Model:
+        """The model with its zeros."""
+        from onnxprune.learn.module import write_back
+
+        del procedure
+        return write_back(model, trainee.module)
