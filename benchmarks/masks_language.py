@@ -1,6 +1,13 @@
-"""Small language models trained from scratch by `onnxprune train`: sparse and large beside dense and small."""
+"""Small language models trained from scratch by `onnxprune train`: sparse and large beside dense and small.
 
+    python -m benchmarks.masks_language SEED [STEPS]
+
+No row of the papers' table: it costs minutes a seed, and what it came to is told beside the row `gradual-magnitude`.
+"""
+
+import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,18 +22,22 @@ from onnxprune.model import Model, load
 
 _LAYERS, _HEADS, _CONTEXT, _VOCABULARY = 3, 4, 64, 1024
 _LARGE, _SMALL = 64, 32
-_TRAINING = ("steps=300", "batch=16", "decay=0.05", "embeddings=yes", "check=300")
+_STEPS = 300
+_TRAINING = ("batch=16", "decay=0.05", "embeddings=yes")
 
 
-def large_sparse_and_small_dense(seed: int) -> dict[str, float]:
+def large_sparse_and_small_dense(seed: int, steps: int = _STEPS) -> dict[str, float]:
     """Held-out perplexities, and how many numbers are not zero in each."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         large, small = (untrained(place, width, seed) for width in (_LARGE, _SMALL))
         sparsity = _sparsity(load(large), _nonzero(load(small)))
-        sparse = trained(large, "gradual-magnitude", seed, f"sparsity={sparsity:.6f}", "lr=0.003")
+        length = (f"steps={steps}", f"check={steps}")
+        sparse = trained(large, "gradual-magnitude", seed, f"sparsity={sparsity:.6f}", "lr=0.003", *length)
         # Nothing is zero: plain training by the same loop.
-        dense = [trained(small, "gradual-magnitude", seed, "sparsity=0.0", f"lr={rate}") for rate in (0.003, 0.006)]
+        dense = [
+            trained(small, "gradual-magnitude", seed, "sparsity=0.0", f"lr={rate}", *length) for rate in (0.003, 0.006)
+        ]
         perplexities = [held_out_perplexity(path) for path in dense]
         return {
             "large-sparse": held_out_perplexity(sparse),
@@ -39,14 +50,13 @@ def large_sparse_and_small_dense(seed: int) -> dict[str, float]:
         }
 
 
-def trained(model: Path, method: str, seed: int, *options: str, data: Path | None = None, **rest: Any) -> Path:
+def trained(model: Path, method: str, seed: int, *options: str) -> Path:
     """The file that `onnxprune train` makes, in the model's folder."""
     os.environ["ONNXPRUNE_CACHE"] = "off"
     name = "-".join([model.stem, method, *(option.replace("=", "") for option in options)])[:100]
-    given = {"loss": "next-token"} | rest
     result = train(
-        model, method, data=str(data or training_file()), output=model.with_name(f"{name}.onnx"),
-        options=[*_TRAINING, *options], seed=seed, **given,
+        model, method, data=str(training_file()), output=model.with_name(f"{name}.onnx"),
+        options=[*_TRAINING, *options], seed=seed, loss="next-token",
     )  # fmt: skip
     return result.output
 
@@ -103,3 +113,7 @@ def _sparsity(model: Model, left: int) -> float:
     names = {constant.name for constant in constants(model.graph)}
     held = sum(one.size for one in matrices(model, names))
     return 1 - (left - (sum(values.size for values in _floats(model)) - held)) / held
+
+
+if __name__ == "__main__":
+    print(json.dumps(large_sparse_and_small_dense(*map(int, sys.argv[1:3])), indent=1))

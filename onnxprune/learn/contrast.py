@@ -102,9 +102,9 @@ def vector_tensor(model: Model, output: str | None) -> str:
     Where no product with a stored weight stands straight before the output, it is the output itself.
     """
     names = [tensor.name for tensor in model.graph.outputs]
-    name = output if output in names else names[0]
+    name = str(output if output in names else names[0])
     use = last_product(model, name)
-    return str(name if use is None else use.node.inputs[0 if use.slot else 1].name)
+    return name if use is None else str(use.node.inputs[0 if use.slot else 1].name)
 
 
 def pooled(value: Tensor, ports: Sequence[Port], feeds: Feeds, name: str) -> Tensor:
