@@ -14,9 +14,9 @@ from onnxprune.fidelity import Fidelity, interval
 from onnxprune.model import Model
 from onnxprune.mutants import Mutant, Mutants
 from onnxprune.plan import Edit
+from onnxprune.progress import Progress, Turn
 
 Judge = Callable[[Model], Fidelity]
-Progress = Callable[[str], None]
 
 # Groups that are judged at most; beyond it edits are taken together, and the worst groups taken apart.
 GROUPS = 48
@@ -103,7 +103,7 @@ class Attribution:
             groups = [tuple(edit for edit in edits if edit.pass_name == name) for name in names]
         found: list[Part] = []
         for at, group in enumerate(groups, 1):
-            progress(f"without {label(group)} ({at} of {len(groups)})")
+            progress(Turn(f"without {label(group)}", at, len(groups)))
             found.append(self.part(group))
         taken = len(found)
         while taken + 2 <= most and (worst := _heaviest(found)) is not None:
@@ -111,7 +111,7 @@ class Attribution:
             halves = []
             for group in (worst.edits[:half], worst.edits[half:]):
                 taken += 1
-                progress(f"without {label(group)} ({taken} of {most})")
+                progress(Turn(f"without {label(group)}", taken, most))
                 halves.append(self.part(group))
             at = found.index(worst)
             found[at : at + 1] = halves

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune import spec
 from onnxprune.gradual import with_recovery
 from onnxprune.passes import PackWeights, known
 from onnxprune.plan import Plan
+from onnxprune.progress import Progress
 from onnxprune.protocol import Pass
 from onnxprune.repairing import reach
 from onnxprune.resuming import trail_of, versions
@@ -25,8 +26,6 @@ from onnxprune.targets.target import Timer
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
 LOSSLESS_PASSES = ("simplify", "remove-dead")
 DEFAULT_PASSES = (*LOSSLESS_PASSES, "sparse-int8", "pack-weights")
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)

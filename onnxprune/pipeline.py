@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -20,6 +20,7 @@ from onnxprune.memory import job_memory, read_limit
 from onnxprune.model import Model, data_files, save, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.plan import Edit, plan_files
+from onnxprune.progress import Progress, Turn
 from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Reached, Result
 from onnxprune.runtime import Feeds, observe_shapes
@@ -36,8 +37,6 @@ TIMING_S = 6.0
 
 # Why nothing is timed.
 _NO_ROOM = "not timed: a session of the whole model does not fit in the memory that it may take (--max-memory)"
-
-Progress = Callable[[str], None]
 
 
 def optimize(
@@ -154,7 +153,7 @@ def optimize(
         if short:
             measurements = tuple(not_measured(each, _NO_ROOM) for each in places)
         else:
-            progress(f"time both on {place.name}")
+            progress(Turn(f"time both on {place.name}", seconds=TIMING_S * len(places)))
             files = (subject.path, destination)
             measurements = tuple(measure(each, files, subject.timed, budget_s=TIMING_S) for each in places)
         asked = replace(goal, fidelity=floor)

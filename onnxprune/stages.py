@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxprune import spec
@@ -14,6 +14,7 @@ from onnxprune.latency import Clock
 from onnxprune.memory import short_of_memory
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, in_turn
+from onnxprune.progress import Progress, Turn
 from onnxprune.protocol import Pass
 from onnxprune.resuming import Trail
 from onnxprune.sites import find_sites
@@ -21,8 +22,6 @@ from onnxprune.steps import Step, take
 from onnxprune.subject import Subject, collected, context_for, race_on
 from onnxprune.targets.target import Timer
 from onnxprune.targets.together import too_slow
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,8 @@ class _Job:
         """
         reports: list[Report] = []
         fidelity: Fidelity | None = None
-        for one in chosen:
-            self._progress(spec.format(one))
+        for at, one in enumerate(chosen, 1):
+            self._progress(Turn(spec.format(one), at, len(chosen)))
             step = self._trail.step(one, self._current, self._edits, self._floor)
             if step is None:
                 step = self._take(one)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, quietly
+from onnxprune.cli.command import console, progress_of, quietly
 from onnxprune.cli.options import JSON, SHAPE
 
 
@@ -69,7 +69,9 @@ def check(models: tuple[str, ...], as_json: bool, sarif: Path | None, listed: bo
         max_load_ms=options.pop("max_load"),
         **options,
     )
-    result = run(models, budgets=budgets, ignore=ignore, fail_on=fail_on)
+    with progress_of(quiet=as_json) as progress:
+        progress(f"look into {', '.join(models)}")
+        result = run(models, budgets=budgets, ignore=ignore, fail_on=fail_on)
     if sarif is not None:
         write_sarif(result, RULES, sarif)
     if as_json:

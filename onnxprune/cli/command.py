@@ -13,10 +13,24 @@ import click
 from onnxprune.errors import OnnxPruneError
 
 _PIPE_WIDTH = 140
+_QUIET = "onnxprune.quiet"
 
 
 class Group(click.Group):
-    """Errors of the user's input end in one line and exit code 2, never in a traceback."""
+    """Errors of the user's input end in one line and exit code 2, never in a traceback; every command can be quiet."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command and what all have in common."""
+        cmd.params.append(
+            click.Option(
+                ["-q", "--quiet"],
+                is_flag=True,
+                expose_value=False,
+                callback=_be_quiet,
+                help="Say nothing but errors, and JSON where it is asked for.",
+            )
+        )
+        super().add_command(cmd, name)
 
     def invoke(self, ctx: click.Context) -> Any:
         """A command's answer, or its exit code."""
@@ -29,6 +43,22 @@ class Group(click.Group):
             # The reader of our output has gone, as `head` does; there is nobody left to tell.
             sys.stderr.close()
             ctx.exit(0)
+
+
+def _be_quiet(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    context.meta[_QUIET] = wanted
+
+
+def is_quiet() -> bool:
+    """Whether the command at work was told to say nothing."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def say(text: str) -> None:
+    """A result of one line."""
+    if not is_quiet():
+        click.echo(text)
 
 
 def quietly(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,15 +78,15 @@ def console() -> Any:
     """Where results are printed; a pipe or a file has no width of its own, and tables must not be cut there."""
     from rich.console import Console
 
-    found = Console(highlight=False)
-    return found if found.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
+    found = Console(highlight=False, quiet=is_quiet())
+    return found if found.is_terminal else Console(highlight=False, quiet=is_quiet(), width=_PIPE_WIDTH)
 
 
 def progress_of(*, quiet: bool) -> Any:
     """A context whose value is told each stage, shown on stderr."""
     from onnxprune.report.progress import stages
 
-    return stages(quiet=quiet)
+    return stages(quiet=quiet or is_quiet())
 
 
 def page_possible(path: Path | None) -> None:

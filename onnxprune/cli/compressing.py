@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, page_possible, progress_of, quietly
+from onnxprune.cli.command import console, page_possible, progress_of, quietly, say
 from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE, TARGETS, factor, floor
 
 
@@ -54,10 +54,11 @@ def optimize(
     page_possible(html)
     with progress_of(quiet=as_json) as progress:
         result = run(model, fidelity=floor(fidelity), speedup=factor(speedup), progress=progress, **options)
-    if html is not None:
-        from onnxprune.report.page import command_of, result_page, write_page
+        if html is not None:
+            from onnxprune.report.page import command_of, result_page, write_page
 
-        write_page(result_page(result, options["data"], command_of(sys.argv)), html)
+            progress("draw the page")
+            write_page(result_page(result, options["data"], command_of(sys.argv)), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
@@ -80,12 +81,14 @@ def apply(model: Path, plan: Path, output: Path, as_json: bool, **options: Any) 
     from onnxprune.pipeline import apply as run
     from onnxprune.report.json import dumps
 
-    run(model, plan, output, **options)
+    with progress_of(quiet=as_json) as progress:
+        progress("replay the plan")
+        run(model, plan, output, **options)
     written = {"input": str(model), "plan": str(plan), "output": str(output)}
     if as_json:
         click.echo(dumps({**written, "size_bytes": size_on_disk(output), "sha256": digest(output)}))
     else:
-        click.echo(f"{output}: written")
+        say(f"{output}: written")
 
 
 @click.command()
@@ -105,7 +108,9 @@ def deploy(model: Path, as_json: bool, **options: Any) -> None:
     from onnxprune.report.deployment import print_forms
     from onnxprune.report.json import dumps
 
-    result = run(model, **options)
+    with progress_of(quiet=as_json) as progress:
+        progress("write the forms, and run each")
+        result = run(model, **options)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
@@ -120,4 +125,7 @@ def unpack(model: Path, output: Path) -> None:
     """Write MODEL with dense weights, for tools that cannot read packed ones."""
     from onnxprune.unpacking import unpack as run
 
-    click.echo(f"{output}: written, {run(model, output)} weights unpacked")
+    with progress_of(quiet=False) as progress:
+        progress("unpack")
+        count = run(model, output)
+    say(f"{output}: written, {count} weights unpacked")

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, page_possible, quietly
+from onnxprune.cli.command import console, page_possible, progress_of, quietly, say
 from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, SHAPE, TARGETS
+from onnxprune.progress import Turn
 
 
 @click.command()
@@ -29,11 +30,14 @@ def validate(reference: Path, candidate: Path, as_json: bool, html: Path | None,
     from onnxprune.report.terminal import print_comparison
 
     page_possible(html)
-    result = run(reference, candidate, **options)
-    if html is not None:
-        from onnxprune.report.page import command_of, comparison_page, write_page
+    with progress_of(quiet=as_json) as progress:
+        progress("run both on the samples")
+        result = run(reference, candidate, **options)
+        if html is not None:
+            from onnxprune.report.page import command_of, comparison_page, write_page
 
-        write_page(comparison_page(result, options["data"], command_of(sys.argv)), html)
+            progress("draw the page")
+            write_page(comparison_page(result, options["data"], command_of(sys.argv)), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
@@ -74,11 +78,14 @@ def time(
     if bundle is not None:
         _write_bundle(models, bundle, as_json=as_json, data=options["data"], shape=options["shape"])
         return
-    result = run(models, **options) if folder is None else import_results(folder)
-    if html is not None:
-        from onnxprune.report.page import command_of, timings_page, write_page
+    with progress_of(quiet=as_json) as progress:
+        progress(Turn("time in alternation", seconds=options["seconds"] * len(models) * len(options["target"])))
+        result = run(models, **options) if folder is None else import_results(folder)
+        if html is not None:
+            from onnxprune.report.page import command_of, timings_page, write_page
 
-        write_page(timings_page(result, options["data"], command_of(sys.argv), here=folder is None), html)
+            progress("draw the page")
+            write_page(timings_page(result, options["data"], command_of(sys.argv), here=folder is None), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
@@ -93,6 +100,4 @@ def _write_bundle(models: tuple[Path, ...], folder: Path, *, as_json: bool, **op
     if as_json:
         click.echo(dumps(written.to_json()))
     else:
-        click.echo(
-            f"{written.folder}: {len(written.models)} models, {written.size_bytes / 1e6:.1f} MB; see README.txt in it"
-        )
+        say(f"{written.folder}: {len(written.models)} models, {written.size_bytes / 1e6:.1f} MB; see README.txt in it")

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, page_possible, quietly
+from onnxprune.cli.command import console, page_possible, progress_of, quietly, say
 from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE
 
 
@@ -45,11 +45,14 @@ def inspect(
     from onnxprune.report.terminal import print_inspection
 
     page_possible(html)
-    result = run(model, shape=shape, max_memory=max_memory)
-    if html is not None:
-        from onnxprune.report.page import command_of, inspection_page, write_page
+    with progress_of(quiet=as_json) as progress:
+        progress("look for sites")
+        result = run(model, shape=shape, max_memory=max_memory)
+        if html is not None:
+            from onnxprune.report.page import command_of, inspection_page, write_page
 
-        write_page(inspection_page(result, command_of(sys.argv)), html)
+            progress("draw the page")
+            write_page(inspection_page(result, command_of(sys.argv)), html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:
@@ -61,7 +64,9 @@ def _inspect_heads(model: Path, picture: Path | None, *, as_json: bool, **option
     from onnxprune.report.heads import draw_heads, print_heads
     from onnxprune.report.json import dumps
 
-    result = run(model, **options)
+    with progress_of(quiet=as_json) as progress:
+        progress("look at every head")
+        result = run(model, **options)
     if picture is not None:
         draw_heads(result, picture)
     if as_json:
@@ -71,17 +76,30 @@ def _inspect_heads(model: Path, picture: Path | None, *, as_json: bool, **option
 
 
 @click.command()
+@click.argument("names", nargs=-1)
+@click.option("--markdown", type=click.Path(path_type=Path), metavar="FOLDER", help="Write one page a pass.")
 @JSON
-def passes(as_json: bool) -> None:
-    """List the passes with their options and defaults."""
+def passes(names: tuple[str, ...], markdown: Path | None, as_json: bool) -> None:
+    """List the passes with their options and defaults; of those NAMED, tell all that there is to say."""
+    from onnxprune import spec
     from onnxprune.passes import known
     from onnxprune.report.json import dumps
+    from onnxprune.report.manual import manual_of, print_manual, write_manuals
     from onnxprune.report.terminal import print_passes
 
-    if as_json:
-        click.echo(dumps({n: {f.name: f.default for f in fields(kind)} for n, kind in known().items()}))  # type: ignore[arg-type]
+    for name in names:
+        spec.parse(name, known())
+    chosen = {name: kind for name, kind in known().items() if not names or name in names}
+    if markdown is not None:
+        for path in write_manuals(chosen, markdown):
+            say(f"{path}: written")
+    elif as_json:
+        click.echo(dumps({n: {f.name: f.default for f in fields(kind)} for n, kind in chosen.items()}))  # type: ignore[arg-type]
+    elif names:
+        for kind in chosen.values():
+            print_manual(manual_of(kind), console())
     else:
-        print_passes(known(), console())
+        print_passes(chosen, console())
 
 
 @click.command()

@@ -15,6 +15,7 @@ from onnxprune.learn.checkpoint import Checkpoint, State, restore, snapshot
 from onnxprune.learn.procedure import Group, Procedure
 from onnxprune.learn.schedules import share_of_rate
 from onnxprune.learn.trained import groups_of
+from onnxprune.progress import Turn
 
 Parts = Mapping[str, Tensor]
 # Losses of single steps jump; what is shown is their running mean.
@@ -125,7 +126,7 @@ def train(
         checked = state.step % schedule.check == 0 or state.step == schedule.steps
         if checked:
             stopped = _check(state, schedule, everything, own, measure)
-        progress(_line(state, schedule, measure))
+        progress(Turn(_line(state, schedule, measure), state.step, schedule.steps))
         if checkpoint is not None and (checked or time.monotonic() - saved > schedule.checkpoint_s):
             checkpoint.save(state, everything, optimizer, own.state())
             saved = time.monotonic()

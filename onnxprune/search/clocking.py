@@ -19,6 +19,7 @@ from scipy.optimize import nnls
 
 from onnxprune.errors import Declined, ModelError
 from onnxprune.model import FileFields, Model
+from onnxprune.progress import Turn
 from onnxprune.runtime import Feeds, written
 from onnxprune.search.building import Builder
 from onnxprune.search.grid import Grid
@@ -125,8 +126,13 @@ def latency_table(
     borders = {place.id: border_of(builder.model.graph, place.nodes) for place in timed}
     cutter = Cutter(builder.model, observed(builder.model, list(borders.values()), watch.feeds))
     rows: dict[str, dict[Level, float]] = {}
-    for group in _alike(timed, borders, cutter, grid).values():
-        found = _row(group.places[0], group.key, borders, builder, grid, watch, progress)
+    groups = _alike(timed, borders, cutter, grid).values()
+    for at, group in enumerate(groups, 1):
+
+        def tell(stage: str, at: int = at) -> None:
+            progress(Turn(stage, at, len(groups)))
+
+        found = _row(group.places[0], group.key, borders, builder, grid, watch, tell)
         for place in group.places:
             rows[place.id] = {level: ms * place.share for level, ms in found.items()}
     for place in builder.places:
