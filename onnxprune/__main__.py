@@ -2,4 +2,6 @@
 
 from onnxprune.cli import main
 
-main()
+# Processes that a local cluster spawns import this module, too.
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ from onnxprune.solvers.histogram import Histogram
 from onnxprune.steps import Step
 from onnxprune.store import Held, Kept, Store, Tables, digest_of, key_of, open_store
 from onnxprune.subject import Subject
-from onnxprune.targets.machine import machine
+from onnxprune.targets.machine import machine_of
 from onnxprune.targets.target import Timer
 
 # What statistics are made of.
@@ -140,7 +140,7 @@ def trail_of(path: Path, subject: Subject, place: Timer, seed: int, *, fresh: bo
         "versions": versions(),
         "code": code(),
     }
-    return Trail(open_store(), base, f"{place.name} on {machine()}", fresh)
+    return Trail(open_store(), base, f"{place.name} on {machine_of(place)}", fresh)
 
 
 def versions() -> dict[str, str]:

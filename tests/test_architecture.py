@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 5, top to bottom; modules of one layer may import each other where no cycle arises.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
+<<<<<<< HEAD
     ("files", "flattening", "memory", "sizes", "store", "user_code"),
+=======
+    ("files", "flattening", "progress", "store", "user_code"),
+>>>>>>> 93c37e4 (Do the trials of a sweep on a Dask cluster)
     ("model", "graph", "weights", "rewrite", "interface"),
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding", "norms"),
@@ -86,6 +90,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("search",),
     ("gradual",),
     ("bench",),
+    ("trials",),
+    ("cluster",),
     ("front", "blaming", "heads", "pipeline", "recovering", "sweeping"),
     ("exporting",),
     ("training",),
@@ -100,6 +106,7 @@ ONLY_IN = {
     "click": {"cli"},
     "matplotlib": {"report"},
     "torch": {"learn", "exporting"},
+    "distributed": {"cluster"},
 }
 
 

@@ -21,8 +21,8 @@ from onnxprune.cli import main
 from onnxprune.errors import DataError, MissingDependencyError, OnnxPruneError, OptionError, OutputError
 from onnxprune.front import Point, split
 from onnxprune.report.plotting import check_plot, draw
-from onnxprune.sweeping import Job, Trial, carry_out, trials_of
 from onnxprune.targets.timing import Latency, Ratio, Timed
+from onnxprune.trials import Job, Trial, Tried, bench_of, carry_out, trials_of
 from tests import graphs
 
 RECIPES = ("sparse-int8:linears=stored", "remove-heads:keep=3 sparse-int8:linears=stored")
@@ -30,7 +30,7 @@ RECIPES = ("sparse-int8:linears=stored", "remove-heads:keep=3 sparse-int8:linear
 
 @pytest.fixture(autouse=True)
 def _little_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeping, "TIMING_S", 0.02)
+    monkeypatch.setattr("onnxprune.trials.TIMING_S", 0.02)
     monkeypatch.setattr("onnxprune.subject.RACE_S", 0.01)
 
 
@@ -122,7 +122,7 @@ def test_a_trial_is_a_function_of_plain_data(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         # As another worker would: nothing is left of the first.
-        sweeping._bench.cache_clear()
+        bench_of.cache_clear()
         found.append(carry_out(job, trial, str(tmp_path / name)))
     assert replace(found[0], plan="", model="") == replace(found[1], plan="", model="")
     assert pickle.loads(pickle.dumps(found[0])) == found[0]  # noqa: S301 - our own
@@ -194,8 +194,8 @@ def test_a_speedup_is_searched_for(tmp_path: Path) -> None:
 def test_nothing_is_written_where_nothing_came_of_any_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, data = prepared(tmp_path)
 
-    def fail(_: Job, trial: Trial, __: str) -> sweeping.Tried:
-        return sweeping.Tried(trial=trial, why="it does not fit.")
+    def fail(_: Job, trial: Trial, __: str) -> Tried:
+        return Tried(trial=trial, why="it does not fit.")
 
     monkeypatch.setattr(sweeping, "carry_out", fail)
     with pytest.raises(DataError) as caught:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from onnxprune.cli.command import console, progress_of, quietly
-from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, factor
+from onnxprune.cli.command import console, page_possible, progress_of, quietly
+from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGET, factor
 
 
 @click.command()
@@ -27,20 +28,31 @@ from onnxprune.cli.options import JSON, MODEL, SHAPE, TARGET, factor
 @click.option("--seed", default=0, show_default=True, help="Seed of every random choice.")
 @click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
+@click.option("--scheduler", metavar="ADDRESS|local", help="Do trials on a Dask cluster; local begins one here.")
+@click.option("--workers", type=int, metavar="N", help="Of --scheduler local.  [default: one less than processors]")
+@HTML
 @JSON
 @quietly
-def sweep(model: Path, as_json: bool, plot: Path | None, speedup: tuple[str, ...], **options: Any) -> None:
+def sweep(
+    model: Path, as_json: bool, html: Path | None, plot: Path | None, speedup: tuple[str, ...], **options: Any
+) -> None:
     """Try several speeds and sizes of MODEL; keep those that no other beats, each as a plan."""
     from onnxprune.report.json import dumps
     from onnxprune.report.plotting import check_plot, draw
     from onnxprune.report.sweeping import print_sweep
     from onnxprune.sweeping import sweep as run
 
+    page_possible(html)
     if plot is not None:
         check_plot(plot)
     wanted = [number for one in speedup if (number := factor(one)) is not None]
     with progress_of(quiet=as_json) as progress:
         result = run(model, speedup=wanted, progress=progress, **options)
+        if html is not None:
+            from onnxprune.report.page import command_of, sweep_page, write_page
+
+            progress("draw the page")
+            write_page(sweep_page(result, command_of(sys.argv)), html)
     if plot is not None:
         draw(result, plot)
     if as_json:

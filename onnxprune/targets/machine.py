@@ -7,6 +7,7 @@ import platform
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
@@ -15,6 +16,11 @@ import onnxruntime as ort
 def machine() -> str:
     """The processor, how many of it there are, and the runtime: a key for what was measured here."""
     return f"{platform.machine()} {_processor()} x{os.cpu_count()}, onnxruntime {ort.__version__}"
+
+
+def machine_of(place: Any) -> str:
+    """What a timer's milliseconds hold for: this machine, unless it says that it times elsewhere."""
+    return str(getattr(place, "machine", "")) or machine()
 
 
 def _processor() -> str:

@@ -1,0 +1,209 @@
+"""Trials on the workers of a Dask cluster: the same front, clocks where the tag is, nothing lost with a worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from onnxprune import sweep, sweeping
+from onnxprune.cli import main
+from onnxprune.cluster import joining
+from onnxprune.cluster.clocks import Elsewhere
+from onnxprune.errors import MissingDependencyError, ModelError, OptionError, TargetError
+from onnxprune.targets.timing import Latency, Ratio, Timed
+from onnxprune.trials import Job
+from tests import graphs
+
+RECIPES = ("sparse-int8:linears=stored", "remove-heads:keep=3 sparse-int8:linears=stored", "remove-heads:keep=2")
+# Times as fast as the original, by the name of the trial.
+TABLE = {"default": 1.5, "recipe-1": 1.2, "recipe-2": 1.4, "recipe-3": 2.0}
+
+
+def prepared(folder: Path) -> tuple[Path, str]:
+    """A model and its samples."""
+    path = graphs.saved(graphs.layers(1), folder)
+    feeds = [graphs.feeds_for(path, seed=seed, batch=1) for seed in range(8)]
+    np.savez(folder / "data.npz", x=np.stack([feed["x"] for feed in feeds]))
+    return path, str(folder / "data.npz")
+
+
+def by_the_table(_: Job, models: Sequence[str], __: Any = None) -> tuple[Timed, tuple[Timed, ...]]:
+    """Figures that no clock disturbs."""
+
+    def timed(name: str, speedup: float) -> Timed:
+        latency = Latency(1 / speedup, 1 / speedup, 1 / speedup)
+        return Timed(name=name, load_ms=1.0, latency_ms=latency, speedup=Ratio(speedup, speedup, speedup, 11))
+
+    return timed("model", 1.0), tuple(timed(Path(name).stem, TABLE[Path(name).stem]) for name in models)
+
+
+@pytest.fixture(scope="module", name="cluster")
+def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """One worker that does trials and one that keeps the clock, as two machines would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ONNXPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        with joining.local(1, "cpu:1") as cluster:
+            yield cluster
+
+
+def plans(folder: Path) -> dict[str, bytes]:
+    """Every file of a front but its summary, by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "sweep.json"}
+
+
+def test_a_cluster_finds_the_front_that_one_process_finds_though_a_worker_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
+) -> None:
+    path, data = prepared(tmp_path)
+    monkeypatch.setattr(sweeping, "time_apart", by_the_table)
+    alone = sweep(path, data=data, recipe=RECIPES, output=tmp_path / "alone", fresh=True)
+    said: list[str] = []
+
+    def kill_once(stage: str) -> None:
+        said.append(stage)
+        if len([one for one in said if "is done" in one]) == 1 and "is done" in stage:
+            os.kill(cluster.workers["solver-0"].pid, signal.SIGKILL)
+
+    together = sweep(
+        path, data=data, recipe=RECIPES, output=tmp_path / "together", fresh=True,
+        scheduler=cluster.scheduler_address, progress=kill_once,
+    )  # fmt: skip
+    assert [one for one in said if "is done" in one]
+    assert not together.failed
+    assert [one.name for one in together.front] == [one.name for one in alone.front]
+    ours, theirs = alone.to_json(), together.to_json()
+    for document in (ours, theirs):
+        for one in document["points"]:
+            one["plan"] = Path(one["plan"]).name
+    assert theirs == ours
+    assert plans(tmp_path / "together") == plans(tmp_path / "alone")
+    assert json.loads((tmp_path / "together" / "sweep.json").read_text())["points"]
+    # What trials left meanwhile is gone.
+    assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "data.npz", "alone", "together"}
+
+
+def test_clocks_run_where_the_tag_is(tmp_path: Path, cluster: Any) -> None:
+    from distributed import Client
+
+    path = graphs.saved(graphs.matmul(), tmp_path)
+    feeds = graphs.feeds_for(path, seed=0, batch=1)
+    place = Elsewhere("cpu:1", str(tmp_path), (str(path),), "there")
+    with Client(cluster):
+        first, second = place.time([path, path], feeds, budget_s=0.01)
+    assert first.latency_ms.median > 0
+    assert second.speedup.ratio > 0
+    assert (place.name, place.threads) == ("cpu:1", 1)
+
+
+def test_what_is_timed_elsewhere_lies_where_all_can_read_it(tmp_path: Path) -> None:
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    own.mkdir()
+    shared.mkdir()
+    private = graphs.saved(graphs.matmul(), own)
+    known = graphs.saved(graphs.matmul(), shared)
+    place = Elsewhere("cpu:1", str(shared), (), "there")
+    with place._shared([private, known]) as names:
+        assert names[1] == str(known)
+        assert Path(names[0]).is_relative_to(shared)
+        assert Path(names[0]).read_bytes() == private.read_bytes()
+    assert [one.name for one in shared.iterdir()] == [known.name]
+
+
+def test_a_cluster_without_the_tag_is_refused(tmp_path: Path, cluster: Any) -> None:
+    path, data = prepared(tmp_path)
+    address = cluster.scheduler_address
+    with pytest.raises(TargetError) as caught:
+        sweep(path, data=data, target="cpu:2", scheduler=address)
+    assert str(caught.value) == (
+        f"{address}: no worker carries the tag 'cpu:2', and only such a one may time. "
+        f"Start one: dask worker {address} --nthreads 1 --resources 'cpu:2=1'."
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "2"], "--workers is how many processes --scheduler local begins. Give that, too."),
+        (["--scheduler", "local", "--workers", "0"], "--workers must be from 1 to 256, got 0."),
+        (
+            ["--scheduler", "tcp://127.0.0.1:1", "--workers", "2"],
+            "--workers is how many processes --scheduler local begins. A cluster brings its own.",
+        ),
+        (
+            ["--scheduler", "tcp://127.0.0.1:1"],
+            "--scheduler tcp://127.0.0.1:1: no scheduler answers there. Start one with dask scheduler, or say local.",
+        ),
+        (
+            ["--scheduler", "nothing"],
+            "--scheduler nothing: no scheduler answers there. Start one with dask scheduler, or say local.",
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(joining, "_ANSWER_S", 0.5)
+    path, data = prepared(tmp_path)
+    result = CliRunner().invoke(main, ["sweep", str(path), "--data", data, *options])
+    assert (result.exit_code, result.stderr) == (2, f"onnxprune: {message}\n")
+    assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "data.npz"}
+
+
+def test_without_dask_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = prepared(tmp_path)
+    monkeypatch.setattr(joining, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError) as caught:
+        sweep(path, data=data, scheduler="local")
+    assert str(caught.value) == "--scheduler needs dask.distributed. Install it: pip install 'onnxprune[cluster]'."
+
+
+def test_a_model_that_is_not_there_is_the_users_news(tmp_path: Path) -> None:
+    _, data = prepared(tmp_path)
+    with pytest.raises(ModelError, match="no such file"):
+        sweep(tmp_path / "none.onnx", data=data, scheduler="local")
+
+
+OTHER = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ((OTHER, None, ""), "MODEL is another file there. Put it on storage that all workers share."),
+        ((None, None, ""), "MODEL cannot be read there. Put it on storage that all workers share."),
+        ((None, "older", ""), "runs another version of onnxprune. Install the same one on every worker."),
+        (
+            ImportError("no 'onnxprune'"),
+            "cannot run onnxprune (ImportError: no 'onnxprune'). Install the same version on every worker.",
+        ),
+    ],
+)
+def test_workers_that_cannot_do_the_job_are_refused(tmp_path: Path, said: Any, message: str) -> None:
+    path, _ = prepared(tmp_path)
+    own = joining._look(str(path))
+    if isinstance(said, tuple):
+        # An older version has the right file.
+        said = (own[0] if said[1] else said[0], said[1] or own[1], "")
+
+    class Client:
+        """Two workers, one of which is no good."""
+
+        def scheduler_info(self, **_: int) -> dict[str, Any]:
+            """Both."""
+            return {"workers": {"tcp://a": {}, "tcp://b": {}}}
+
+        def run(self, *_: Any, **__: Any) -> dict[str, Any]:
+            """What each sees."""
+            return {"tcp://a": own, "tcp://b": said}
+
+    with pytest.raises(OptionError) as caught:
+        joining._looked_at(Client(), str(path), "tcp://scheduler")
+    assert str(caught.value) == f"tcp://b: {message.replace('MODEL', str(path))}"
