@@ -6,14 +6,16 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from onnxprune import pipeline
+from onnxprune import inspect, optimize, pipeline
 from onnxprune.cli import main
 from onnxprune.report.page import document
 from onnxprune.report.page.document import LIMIT_BYTES, Page, Picture, Section, Table, render
 from onnxprune.report.page.pictures import course, front, pairs, shares
+from onnxprune.report.page.sites import site_map
 from tests import graphs
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -70,6 +72,8 @@ def read(path: Path) -> Reader:
 @pytest.fixture(autouse=True)
 def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "TIMING_S", 0.02)
+    monkeypatch.setattr("onnxprune.trials.TIMING_S", 0.02)
+    monkeypatch.setattr("onnxprune.subject.RACE_S", 0.01)
     monkeypatch.chdir(tmp_path)
 
 
@@ -83,15 +87,70 @@ def _quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["validate", "model.onnx", "model.onnx"], ["Fidelity 1.0000 reaches 0.95."]),
         (["time", "model.onnx", "model.onnx", "--seconds", "0.02"], ["as fast as model.onnx on cpu:1", "median ms"]),
         (["inspect", "model.onnx"], ["parameters", "Inputs and outputs"]),
+        (
+            ["sweep", "model.onnx", "--data", "data.npz", "--recipe", "sparse-int8:sparsity=0.5 pack-weights"],
+            [
+                "worth choosing from",
+                "The front",
+                "original",
+                "Site by site: ",
+                "Where the time goes: ",
+                "sweep",
+                "apply",
+            ],
+        ),
     ],
 )
 def test_every_command_writes_its_page(tmp_path: Path, arguments: list[str], said: list[str]) -> None:
-    graphs.saved(graphs.attention(), tmp_path)
+    path = graphs.saved(graphs.attention(), tmp_path)
+    feeds = [graphs.feeds_for(path, seed=seed, batch=1) for seed in range(8)]
+    np.savez("data.npz", **{name: np.stack([feed[name] for feed in feeds]) for name in feeds[0]})  # type: ignore[arg-type]
     result = CliRunner().invoke(main, [*arguments, "--html", "page.html"])
     assert result.exit_code == 0, result.output
     text = " ".join(read(Path("page.html")).text)
     for words in said:
         assert words in text
+
+
+def mapped(path: Path, *passes: str) -> tuple[str, list[dict[str, str]]]:
+    """The words of the map's picture and the rows of its table, of a model that passes have made."""
+    result = optimize(path, output="small.onnx", passes=passes, allow_synthetic=True, fidelity="off")
+    section = site_map(inspect(path), inspect(result.output))
+    assert section is not None
+    (table,) = [part for part in section.parts if isinstance(part, Table)]
+    words = "; ".join(part.words for part in section.parts if isinstance(part, Picture))
+    return words, [dict(zip(table.head, row, strict=True)) for row in table.rows]
+
+
+def test_the_map_tells_units_zeros_and_bits_of_every_site(tmp_path: Path) -> None:
+    path = graphs.saved(graphs.layers(1), tmp_path)
+    words, rows = mapped(path, "remove-heads:keep=2,score=magnitude", "sparse-int8:sparsity=0.5")
+    assert "heads: 2 of 4; neurons: 96 of 96; bits: " in words
+    assert {row["site"] for row in rows} == {site.id for site in inspect(path).sites if site.kind != "block"}
+    assert next(row["units"] for row in rows if row["site"] == "heads.0") == "2 of 4"
+    # 64 x 32 numbers of a byte each behind the cut, half of them zeros.
+    linears = [row for row in rows if row["stored as"] == "int8, dense"]
+    assert linears
+    assert {row["bits a number"] for row in linears} == {"8"}
+    assert {row["zeros"] for row in linears} == {"50%"}
+
+
+def test_the_map_tells_ranks(tmp_path: Path) -> None:
+    path = graphs.saved(graphs.layers(1), tmp_path)
+    words, rows = mapped(path, "factor-linear:method=svd,rank=3,faster=no")
+    assert "rank: 3 of 64, " in words
+    assert {"3 of 64"} <= {row["rank"] for row in rows}
+
+
+def test_a_removed_block_is_said_to_be_removed(tmp_path: Path) -> None:
+    path = graphs.saved(graphs.layers(2), tmp_path)
+    result = optimize(path, output="small.onnx", passes=["remove-blocks:keep=0.75,score=magnitude"], fidelity="off")
+    section = site_map(inspect(path), inspect(result.output))
+    assert section is not None
+    (table,) = [part for part in section.parts if isinstance(part, Table)]
+    rows = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+    assert [row["remark"] for row in rows if row["site"].startswith("block")] == ["removed"]
+    assert "gone with its block" in {row["remark"] for row in rows}
 
 
 def test_a_page_that_cannot_be_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

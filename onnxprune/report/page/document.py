@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +12,8 @@ from onnxprune.files import atomic
 
 # What a page may weigh; pictures of very large models are left out before it is exceeded.
 LIMIT_BYTES = 2_000_000
+# A cell of more characters is a sentence, which may take several lines.
+_LONG = 36
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,13 @@ class Table:
     def words(self) -> frozenset[int]:
         """Columns that hold words: they read from the left."""
         columns = zip(*self.rows, strict=True)
-        return frozenset(at for at, cells in enumerate(columns) if any(map(_is_words, cells)))
+        return frozenset(at for at, cells in enumerate(columns) if any(map(_is_word, cells)))
+
+    @property
+    def long(self) -> frozenset[int]:
+        """Columns that hold sentences: they are broken into lines."""
+        columns = zip(*self.rows, strict=True)
+        return frozenset(at for at, cells in enumerate(columns) if any(len(cell) > _LONG for cell in cells))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +57,10 @@ class Section:
     title: str
     text: str = ""
     parts: Sequence[Table | Picture] = ()
+
+    def named(self, title: str) -> Section:
+        """The same under another heading."""
+        return replace(self, title=title)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +124,8 @@ def check_extra() -> None:
         raise OptionError("--html needs jinja2 and matplotlib. Install them with: pip install 'onnxprune[report]'.")
 
 
-def _is_words(cell: str) -> bool:
-    return cell[:1].isalpha() and " " in cell
+def _is_word(cell: str) -> bool:
+    return cell[:1].isalpha() and cell not in {"nan", "inf"}
 
 
 def _without_pictures(section: Section) -> Section:

@@ -1,4 +1,4 @@
-"""What a page shows beside a run's own figures: sites before and after, time by operator, where outputs part."""
+"""What a page shows beside a run's own figures: time by operator, where outputs part."""
 
 from __future__ import annotations
 
@@ -9,19 +9,14 @@ from onnxprune.blocks import find_blocks
 from onnxprune.comparison import inputs_for, timed_feeds
 from onnxprune.divergence import relative_errors
 from onnxprune.errors import ModelError
-from onnxprune.inspection import Inspection
 from onnxprune.model import load
 from onnxprune.packing import unpacked
-from onnxprune.report.page.document import Section, Table
-from onnxprune.report.page.pictures import course, pairs, shares
+from onnxprune.report.page.document import Section
+from onnxprune.report.page.pictures import course, pairs
 from onnxprune.runtime import Feeds, observe_shapes, open_session, operator_times
 
-# Kinds of sites whose units can go, in the order in which they are shown.
-_CUT = ("heads", "neurons", "channels")
 # Operators that take less than this share of a run are one line.
 _SMALL = 0.02
-# Sites in the table of a page.
-_ROWS = 120
 
 
 def feeds_for(path: Path, data: str | None, sizes: Mapping[str, Sequence[int]]) -> Feeds:
@@ -29,39 +24,6 @@ def feeds_for(path: Path, data: str | None, sizes: Mapping[str, Sequence[int]]) 
     model, session = unpacked(load(path))[0], open_session(path)
     wanted = {name: tuple(size) for name, size in sizes.items()}
     return timed_feeds(model, session, inputs_for(model, session, data, wanted, 0), wanted)
-
-
-def site_map(inspection: Inspection) -> Section | None:
-    """Layer by layer: what is left of each site, and how its weights are stored; None where there is no site."""
-    sites = inspection.to_json()["sites"]
-    rows = {
-        kind: [(site["units"], site["original_units"]) for site in sites if site["kind"] == kind]
-        for kind in _CUT
-        if any(site["kind"] == kind for site in sites)
-    }
-    shown = [site for site in sites if site["kind"] != "block"]
-    if not shown:
-        return None
-    held = [
-        [site["id"], f"{site['units']} of {site['original_units']}", f"{site['params']:,}", *_stored(site)]
-        for site in shown
-    ]
-    parts = [Table(head=("site", "units", "parameters", "bits", "zeros", "pinned"), rows=held[:_ROWS])]
-    text = "Each cell is a site, from the first layer to the last; its filled part is what is left of it."
-    more = f" The table shows {_ROWS} of {len(held)} sites." if len(held) > _ROWS else ""
-    return Section(
-        title="Site by site", text=(text if rows else "") + more, parts=[*([shares(rows)] if rows else []), *parts]
-    )
-
-
-def _stored(site: Mapping[str, object]) -> tuple[str, str, str]:
-    bits, sparsity = site.get("bits"), site.get("sparsity")
-    zeros = f"{sparsity:.0%}" if isinstance(sparsity, float) else ""
-    return (
-        "" if bits is None else f"{bits:g}" if isinstance(bits, int | float) else str(bits),
-        zeros,
-        str(site["pinned"] or ""),
-    )
 
 
 def time_by_operator(before: Path, after: Path, feeds: Feeds) -> Section | None:

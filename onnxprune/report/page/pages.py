@@ -12,7 +12,8 @@ from onnxprune.comparison import Comparison, Timings
 from onnxprune.figures import OutputFigures
 from onnxprune.inspection import Inspection, inspect
 from onnxprune.report.page.document import Page, Section, Table
-from onnxprune.report.page.looking import feeds_for, site_map, time_by_operator, where_lost
+from onnxprune.report.page.looking import feeds_for, time_by_operator, where_lost
+from onnxprune.report.page.sites import site_map
 from onnxprune.report.terminal import megabytes
 from onnxprune.result import Result
 from onnxprune.targets.timing import Ratio
@@ -39,7 +40,7 @@ def result_page(result: Result, data: str | None, command: Sequence[str]) -> Pag
     sections = [
         Section(title="Each target", parts=[_targets(result)]) if len(result.measurements) > 1 else None,
         _fidelity(result.fidelity.outputs, result.fidelity.samples, synthetic=result.data.synthetic),
-        site_map(inspect(result.output)),
+        site_map(inspect(result.input), inspect(result.output)),
         time_by_operator(result.input, result.output, feeds),
         where_lost(result.input, result.output, feeds),
         _changes(result),
@@ -144,7 +145,7 @@ def inspection_page(result: Inspection, command: Sequence[str]) -> Page:
         for port in found["inputs"] + found["outputs"]
     ]
     sections = [
-        site_map(result),
+        site_map(result, result),
         Section(title="Inputs and outputs", parts=[Table(head=("name", "type", "shape"), rows=ports)]),
         _grouped("What is pinned, and why", pinned),
         Section(title="Notes", parts=[Table(head=("",), rows=[[note] for note in result.notes])])

@@ -16,11 +16,11 @@ _COLOURS = {_INK: "currentColor", _ACCENT: "var(--accent)", _SECOND: "var(--seco
 _ROW = 24
 
 
-def shares(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
+def shares(rows: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
     """What is left of each site: a cell a site, filled as far as its units stand.
 
     Args:
-        rows: by kind of site, (units kept, original units) in the order of the layers.
+        rows: by kind of site, (what is left, what there was) in the order of the layers.
     """
     lines = [
         (kind if at == 0 else "", list(cells[at : at + _ROW]))
@@ -35,12 +35,12 @@ def shares(rows: Mapping[str, Sequence[tuple[int, int]]]) -> Picture:
             share = kept / whole if whole else 0.0
             axes.add_patch(_box(x, y, 1.0, _LINE, 0.55))
             axes.add_patch(_box(x, y, share, _ACCENT, 0.75))
-            axes.text(x + 0.47, y, f"{kept}", ha="center", va="center", color=_INK, fontsize=7.5)
+            axes.text(x + 0.47, y, f"{kept:g}", ha="center", va="center", color=_INK, fontsize=7.5)
     axes.set_xlim(-2.2, columns)
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.axis("off")
     words = "; ".join(
-        f"{kind}: {', '.join(f'{kept} of {whole}' for kept, whole in cells)}" for kind, cells in rows.items()
+        f"{kind}: {', '.join(f'{kept:g} of {whole:g}' for kept, whole in cells)}" for kind, cells in rows.items()
     )
     return Picture(_svg(figure), words)
 
