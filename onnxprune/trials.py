@@ -6,6 +6,7 @@ and in which order, does not matter; timing is a step of its own, so that no tri
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -15,13 +16,13 @@ from typing import Any
 from onnxprune.bench import Bench, passes_of
 from onnxprune.errors import OnnxPruneError, OptionError
 from onnxprune.measurement import parse_targets
-from onnxprune.model import save, size_on_disk
+from onnxprune.model import digest, save, size_on_disk
 from onnxprune.plan import write_plan
 from onnxprune.search.goal import Goal, parse_share_or_size
 from onnxprune.subject import load_subject
 from onnxprune.synthetic import parse_shapes
 from onnxprune.targets.target import Timer
-from onnxprune.targets.timing import Timed
+from onnxprune.targets.timing import Latency, Ratio, Timed
 from onnxprune.targets.together import together
 
 # Speed-ups that are searched for where none is named.
@@ -176,19 +177,39 @@ def bench_of(job: Job, place: Timer | None = None) -> Bench:
 def time_apart(job: Job, models: Sequence[str], place: Timer | None = None) -> tuple[Timed, tuple[Timed, ...]]:
     """The original's figures, and those of each model against it; one after the other, so that none disturbs another.
 
+    What the clock has said of the same files is not asked again: a killed sweep is taken up, and the same latency table
+    gives the same front.
+
     Args:
         job: what all trials have in common.
         models: files that trials have made.
         place: what times instead of this process.
     """
     bench = bench_of(job, place)
+    paths = [bench.subject.path, *map(Path, models)]
+    memory = bench.trail.timings()
+    shapes = {name: [str(value.dtype), *value.shape] for name, value in sorted(bench.subject.timed.items())}
+    key = json.dumps(["apart", shapes, TIMING_S, [digest(path) for path in paths]])
+    known = memory.load(key)
+    if known is None:
+        found = _timed_apart(bench, paths)
+        memory.save(
+            key, [[one.load_ms, asdict(one.latency_ms), asdict(one.speedup), one.instructions] for one in found]
+        )
+    else:
+        found = [
+            Timed(name=path.name, load_ms=load, latency_ms=Latency(**ms), speedup=Ratio(**ratio), instructions=count)
+            for path, (load, ms, ratio, count) in zip(paths, known, strict=True)
+        ]
+    return found[0], tuple(found[1:])
+
+
+def _timed_apart(bench: Bench, paths: Sequence[Path]) -> list[Timed]:
+    """Figures of the first model, and of the others a few at a time against it."""
+    original, *others = paths
     found: list[Timed] = []
-    original: Timed | None = None
-    for start in range(0, len(models), _AT_ONCE):
-        paths = [bench.subject.path, *map(Path, models[start : start + _AT_ONCE])]
-        first, *others = bench.place.time(paths, bench.subject.timed, budget_s=TIMING_S * len(paths))
-        original = original or first
-        found += others
-    if original is None:
-        (original,) = bench.place.time([bench.subject.path], bench.subject.timed, budget_s=TIMING_S)
-    return original, tuple(found)
+    for start in range(0, max(len(others), 1), _AT_ONCE):
+        alive = [original, *others[start : start + _AT_ONCE]]
+        first, *timed = bench.place.time(alive, bench.subject.timed, budget_s=TIMING_S * len(alive))
+        found += timed if found else [first, *timed]
+    return found

@@ -81,7 +81,7 @@ def on_a_terminal(*arguments: str, cwd: Path) -> str:
 def test_colours_are_for_terminals_that_want_them(tmp_path: Path, setting: str, colours: bool) -> None:
     graphs.saved(graphs.feed_forward(), tmp_path)
     drawn = on_a_terminal("optimize", "model.onnx", setting, cwd=tmp_path)
-    assert "load and run the original" in drawn
+    assert "time both on cpu:1" in drawn
     assert bool(re.search(r"\x1b\[(?:\d+;)*3\d", drawn)) is colours
 
 

@@ -257,3 +257,21 @@ def test_the_same_sweep_is_the_same_picture(tmp_path: Path) -> None:
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     assert "times as fast as the original, cpu:1" in (tmp_path / "a.svg").read_text()
+
+
+def test_what_the_clock_said_of_the_same_files_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, data = prepared(tmp_path)
+    first = sweep(path, data=data, recipe=RECIPES[:1], output=tmp_path / "first")
+
+    def never(*_: Any, **__: Any) -> None:
+        raise AssertionError("timed again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("onnxprune.targets.cpu.CpuTarget.time", never)
+        second = sweep(path, data=data, recipe=RECIPES[:1], output=tmp_path / "second")
+    assert [replace(one, plan=None) for one in second.front] == [replace(one, plan=None) for one in first.front]
+    assert second.original == first.original
+    fresh = sweep(path, data=data, recipe=RECIPES[:1], output=tmp_path / "fresh", fresh=True)
+    assert fresh.original != first.original

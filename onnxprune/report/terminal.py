@@ -17,32 +17,57 @@ from onnxprune.dimensions import Pin
 from onnxprune.figures import OutputFigures
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
-from onnxprune.report.targets import cost_text, print_measurements
+from onnxprune.report.targets import cost_text, placement_lines, print_measurements
 from onnxprune.report.weights import print_footprints, print_weights
 from onnxprune.result import Result
 
 _SHOWN_SITES = 3
+# A terminal's height; of reasons and notes so many are shown in any case. Outputs that are told one by one.
+_LINES = 24
+_LEAST_LINES = 4
+_SHOWN_OUTPUTS = 4
 
 
 def print_result(result: Result, console: Console) -> None:
-    """Print what `optimize` did, in about 24 lines."""
+    """Print what `optimize` did, in 24 lines where its passes are few: what does not fit is counted."""
     if result.data.synthetic:
         console.print(
             "[yellow]Synthetic inputs[/]: no --data was given, so fidelity is a plausibility check, not accuracy."
         )
     console.print(f"[bold]{result.output}[/] — {_verdict(result)}", soft_wrap=True)
-    console.print(_figures(result))
+    figures, fidelity = _figures(result), list(_fidelity(result))
+    console.print(figures)
     print_measurements(result.measurements, (result.input, result.output), console)
-    for line in _fidelity(result):
+    for line in fidelity:
         console.print(line, soft_wrap=True)
     for report in result.reports:
         console.print(_pass_line(report), soft_wrap=True)
     print_footprints(result.storage, console)
-    print_skips([skip for report in result.reports for skip in report.reverted], "reverted", console)
-    print_skips([skip for report in result.reports for skip in report.skips], "left alone", console)
-    for note in result.notes:
-        console.print(f"note: {note}", soft_wrap=True)
+    # The verdict, the table with its head and caption, and the last line.
+    shown = 1 + figures.row_count + 2 + len(fidelity) + len(result.reports) + 1
+    shown += result.data.synthetic + (result.storage is not None) + _measured_lines(result)
+    rest = [
+        *skip_lines([skip for report in result.reports for skip in report.reverted], "reverted"),
+        *skip_lines([skip for report in result.reports for skip in report.skips], "left alone"),
+        *(f"note: {note}" for note in result.notes),
+    ]
+    for line in _fitting(rest, max(_LEAST_LINES, _LINES - shown)):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     console.print(f"replay: onnxprune apply {result.input} {result.plan} -o OUT", soft_wrap=True)
+
+
+def _measured_lines(result: Result) -> int:
+    """Lines of `print_measurements`: a head and three rows where targets are several, and where nodes run."""
+    paths = (result.input, result.output)
+    placed = sum(len([*placement_lines(one, paths)]) + len(one.notes) for one in result.measurements)
+    return placed + (4 if len(result.measurements) > 1 else 0)
+
+
+def _fitting(lines: Sequence[str], most: int) -> Sequence[str]:
+    """The first lines, and how many more there are."""
+    if len(lines) <= most:
+        return lines
+    return (*lines[: most - 1], f"… and {len(lines) - most + 1} lines more: --html FILE or --json tells all")
 
 
 def _verdict(result: Result) -> str:
@@ -83,8 +108,8 @@ def _fidelity(result: Result) -> Iterable[str]:
     found = result.fidelity
     kind = "synthetic" if result.data.synthetic else "held-out"
     yield f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.samples} {kind} samples"
-    for name, figures in found.outputs.items():
-        yield f"  {name}: {_output_line(figures)}"
+    lines = [f"  {name}: {_output_line(figures)}" for name, figures in found.outputs.items()]
+    yield from _fitting(lines, _SHOWN_OUTPUTS)
 
 
 def _output_line(figures: OutputFigures) -> str:
@@ -117,16 +142,24 @@ def _pass_line(report: Report) -> str:
     return f"[bold]{report.pass_spec}[/]: {done}{sizes}"
 
 
-def print_skips(skips: Sequence[Skip], title: str, console: Console) -> None:
+def skip_lines(skips: Sequence[Skip], title: str) -> list[str]:
     """One line a reason: how many sites, which, and why."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for skip in skips:
         # What differs from site to site stands behind a semicolon and goes to the site.
         why, _, own = skip.why.partition("; ")
         by_reason[why].append(f"{skip.site}: {own}" if own else skip.site)
+    lines = []
     for why, sites in by_reason.items():
         shown = ", ".join(sites[:_SHOWN_SITES]) + (", …" if len(sites) > _SHOWN_SITES else "")
-        console.print(f"{title}: {len(sites)} ({shown}): {why}", soft_wrap=True, highlight=False, markup=False)
+        lines.append(f"{title}: {len(sites)} ({shown}): {why}")
+    return lines
+
+
+def print_skips(skips: Sequence[Skip], title: str, console: Console) -> None:
+    """Print one line a reason."""
+    for line in skip_lines(skips, title):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def megabytes(size: int) -> str:

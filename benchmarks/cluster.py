@@ -1,0 +1,163 @@
+"""Whether a cluster finds what one process finds: a sweep of 12 points, alone, on two workers, and with one killed.
+
+    python -m benchmarks.cluster [--folder benchmarks] [--fixture gloss-classifier]
+
+Writes `cluster.json` after each step, and `cluster.md` from it. One sweep goes to its end in one process with an empty
+cache. What the clock said in it (entries of kind `timing`) is the latency table that each of the others starts with:
+again in one process; with `--scheduler local --workers 2`; and with a worker killed by SIGKILL in the middle of its
+second trial. Fronts are compared point by point, plans byte for byte.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import active_children
+from pathlib import Path
+from typing import Any
+
+from benchmarks.main_job import machine
+from benchmarks.tables import table
+from onnxprune.store import FOLDER_VARIABLE, Store
+from onnxprune.sweeping import Sweep, sweep
+
+_FIXTURES = Path(__file__).parents[1] / "fixtures"
+# With the default pipeline twelve points.
+_SPEEDUPS = (1.2, 1.5, 2.0, 2.5)
+_SIZES = ("0.2x", "0.15x")
+_RECIPES = (
+    "sparse-int8:linears=stored pack-weights",
+    "sparse-int8:sparsity=0.5 pack-weights",
+    "remove-heads:keep=0.75 sparse-int8 pack-weights",
+    "remove-neurons:keep=0.5 sparse-int8 pack-weights",
+    "remove-heads:keep=0.75 remove-neurons:keep=0.5 sparse-int8:sparsity=0.5 pack-weights",
+)
+
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Sweep four times, compare, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
+    parser.add_argument("--fixture", default="gloss-classifier")
+    options = parser.parse_args(arguments)
+    result: Row = {"machine": machine(), "fixture": options.fixture, "rows": []}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        model = scratch / "model.onnx"
+        shutil.copy(_FIXTURES / options.fixture / "model.onnx", model)
+        data = str(_FIXTURES / options.fixture / "calibration.npz")
+        steps: list[tuple[str, Row, Callable[[str], None]]] = [
+            ("the clock speaks", {}, lambda _: None),
+            ("one process", {}, lambda _: None),
+            ("two workers", {"scheduler": "local", "workers": 2}, lambda _: None),
+            ("two workers, one killed", {"scheduler": "local", "workers": 2}, killing()),
+        ]
+        for at, (title, more, progress) in enumerate(steps):
+            with cached(scratch / f"cache{at}", scratch / "cache0" if at else None):
+                began = time.perf_counter()
+                found = sweep(
+                    model, data=data, output=scratch / f"front{at}", speedup=_SPEEDUPS, size=_SIZES, recipe=_RECIPES,
+                    progress=progress, **more,
+                )  # fmt: skip
+                seconds = time.perf_counter() - began
+            reference = scratch / "front1" if at > 1 else None
+            result["rows"].append(row(title, found, seconds, scratch / f"front{at}", reference, result["rows"]))
+            (options.folder / "cluster.json").write_text(json.dumps(result, indent=1) + "\n")
+            (options.folder / "cluster.md").write_text(page(result))
+
+
+@contextmanager
+def cached(folder: Path, source: Path | None) -> Iterator[None]:
+    """A cache of its own, with what the clock has said before and nothing else."""
+    folder.mkdir()
+    for entry in Store(source).entries() if source is not None else ():
+        if entry.kind == "timing":
+            shutil.copy2(entry.path, folder)
+    before = os.environ.get(FOLDER_VARIABLE)
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FOLDER_VARIABLE]
+        else:
+            os.environ[FOLDER_VARIABLE] = before
+
+
+def killing() -> Callable[[str], None]:
+    """Told each stage: once the third trial is done, the worker that is oldest dies without a word."""
+    done: list[str] = []
+
+    def tell(stage: str) -> None:
+        if "is done" in stage:
+            done.append(stage)
+        if len(done) == 3 and "is done" in stage:
+            # Children are the workers alone: their nannies are threads of this process.
+            oldest = min(active_children(), key=lambda child: child.pid or 0)
+            os.kill(oldest.pid or 0, signal.SIGKILL)
+
+    return tell
+
+
+def row(title: str, found: Sweep, seconds: float, folder: Path, reference: Path | None, before: list[Row]) -> Row:
+    """A sweep, and how it compares with the one of one process."""
+    points = [
+        {"name": one.name, "speedup": one.speedup, "size_bytes": one.size_bytes, "fidelity": one.fidelity}
+        for one in found.front
+    ]
+    made: Row = {
+        "run": title,
+        "seconds": seconds,
+        "trials": len(found.front) + len(found.covered) + len(found.failed),
+        "failed": [one.trial.name for one in found.failed],
+        "points": points,
+    }
+    if reference is not None:
+        made["same_front"] = points == before[1]["points"]
+        made["same_bytes"] = [plans(folder) == plans(reference), len(plans(reference))]
+    return made
+
+
+def plans(folder: Path) -> dict[str, bytes]:
+    """Every plan of a front with its tensors."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "sweep.json"}
+
+
+def page(result: Row) -> str:
+    """What `cluster.md` holds."""
+    rows = []
+    for one in result["rows"]:
+        same, (equal, files) = one.get("same_front"), one.get("same_bytes", (None, 0))
+        rows.append(
+            [
+                one["run"],
+                str(one["trials"]),
+                str(len(one["points"])),
+                str(len(one["failed"])),
+                "" if same is None else "yes" if same else "no",
+                "" if equal is None else f"{'yes' if equal else 'no'}, {files} files",
+                f"{one['seconds']:.0f}",
+            ]
+        )
+    head = ("sweep", "points tried", "on the front", "failed", "same front", "same plans, byte for byte", "s")
+    names = ", ".join(one["name"] for one in result["rows"][-1]["points"])
+    where = f"fixtures/{result['fixture']}, {result['machine']['cpu']}, {result['machine']['cores']} cores"
+    parts = [
+        "# A sweep on a cluster",
+        "Generated by `python -m benchmarks.cluster`; not edited by hand.",
+        f"{where} shared with other work, so that seconds say little. The first sweep makes the latency table of the others.",
+        table(head, rows),
+        f"On the front: {names}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()

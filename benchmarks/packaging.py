@@ -1,0 +1,178 @@
+"""Whether what is published installs and works: wheel and sdist in clean environments of every Python that is here.
+
+    python -m benchmarks.packaging [--folder benchmarks] [--pythons 3.11 3.12 3.13] [--with-cache PIP_CACHE]
+
+Writes `packaging.json` after each row, and `packaging.md` from it. Builds the wheel and the sdist, and for each Python
+makes an environment, installs one of them as a user would, and runs the command on a small model; what cannot be
+installed says why. The import is timed in fresh processes, the median of fifteen.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.main_job import machine
+from benchmarks.tables import table
+
+_ROOT = Path(__file__).parents[1]
+_MODEL = _ROOT / "fixtures" / "fashion-convnet" / "model.onnx"
+_IMPORTS = 15
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "scipy")
+# What must hold of `import onnxprune`.
+_LIMIT_S = 0.3
+
+Row = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build, install, run, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
+    parser.add_argument("--pythons", nargs="+", default=["3.11", "3.12", "3.13"])
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        built = built_files(Path(scratch))
+        result: Row = {
+            "machine": machine(),
+            "files": {path.name: path.stat().st_size for path in built.values()},
+            "rows": [],
+        }
+        for python in options.pythons:
+            for kind, path in built.items():
+                result["rows"].append(row(python, kind, path, Path(scratch)))
+                (options.folder / "packaging.json").write_text(json.dumps(result, indent=1) + "\n")
+                (options.folder / "packaging.md").write_text(page(result))
+
+
+def built_files(folder: Path) -> dict[str, Path]:
+    """The wheel and the sdist, made from a copy of what git knows."""
+    source = folder / "source"
+    names = subprocess.run(["git", "ls-files", "-z"], cwd=_ROOT, capture_output=True, check=True, text=True).stdout
+    for name in filter(None, names.split("\0")):
+        path = _ROOT / name
+        if name.partition("/")[0] in {"onnxprune", "passes"} or "/" not in name:
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target, follow_symlinks=False)
+    environment = folder / "build"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    pip(python, "build")
+    subprocess.run([str(python), "-m", "build", "--outdir", str(folder / "dist"), str(source)], check=True, stdout=-3)
+    (wheel,) = (folder / "dist").glob("*.whl")
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    return {"wheel": wheel, "sdist": sdist}
+
+
+def pip(python: Path, *names: str) -> None:
+    """Install, or raise with what pip said."""
+    command = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *names]
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def row(python: str, kind: str, path: Path, scratch: Path) -> Row:
+    """One file in one clean environment."""
+    found = shutil.which(f"python{python}")
+    if found is None:
+        return {"python": python, "file": kind, "why": "not on this machine"}
+    environment = scratch / f"{kind}-{python}"
+    began = time.perf_counter()
+    try:
+        subprocess.run([found, "-m", "venv", str(environment)], check=True, capture_output=True, text=True)
+        own = environment / "bin" / "python"
+        pip(own, str(path))
+    except subprocess.CalledProcessError as error:
+        lines = (error.stderr or "").strip().splitlines() or [str(error)]
+        return {"python": python, "file": kind, "why": lines[-1][:300]}
+    installed_s = time.perf_counter() - began
+    result = {"python": version(own), "file": kind, "installed_s": installed_s, **imported(own)}
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    output = scratch / f"{kind}-{python}.onnx"
+    for name, command in (
+        ("script", [str(environment / "bin" / "onnxprune"), "--version"]),
+        ("module", [str(own), "-m", "onnxprune", "optimize", str(_MODEL), "-o", str(output), "--json"]),
+    ):
+        done = subprocess.run(command, cwd=scratch, env=clean, capture_output=True, text=True, check=False)
+        result[name] = done.returncode
+        if name == "module" and not done.returncode:
+            result["share"] = output.stat().st_size / _MODEL.stat().st_size
+    listed = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {_PACKAGES!r}}}))"
+    result["versions"] = json.loads(subprocess.run([str(own), "-c", listed], capture_output=True, check=True).stdout)
+    shutil.rmtree(environment)
+    return result
+
+
+def version(python: Path) -> str:
+    """Of an interpreter."""
+    code = "import platform; print(platform.python_version())"
+    return subprocess.run([str(python), "-c", code], capture_output=True, check=True, text=True).stdout.strip()
+
+
+def imported(python: Path) -> Row:
+    """Seconds that importing the package takes, and those of the command line's own part."""
+    found: Row = {}
+    for name, module in (("import_s", "onnxprune"), ("import_cli_s", "onnxprune.cli")):
+        code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+        runs = [
+            float(subprocess.run([str(python), "-I", "-c", code], capture_output=True, check=True).stdout)
+            for _ in range(_IMPORTS)
+        ]
+        found[name] = statistics.median(runs)
+    return found
+
+
+def page(result: Row) -> str:
+    """What `packaging.md` holds."""
+    rows = []
+    for one in result["rows"]:
+        if "why" in one:
+            rows.append([one["python"], one["file"], f"cannot: {one['why']}", "", "", "", "", ""])
+            continue
+        versions = ", ".join(f"{name} {number}" for name, number in one["versions"].items())
+        rows.append(
+            [
+                one["python"],
+                one["file"],
+                f"yes, {one['installed_s']:.0f} s",
+                f"{1000 * one['import_s']:.0f}",
+                f"{1000 * one['import_cli_s']:.0f}",
+                "yes" if one["script"] == 0 else f"exit {one['script']}",
+                f"yes, {one['share']:.3f} x the file" if one["module"] == 0 else f"exit {one['module']}",
+                versions,
+            ]
+        )
+    sizes = ", ".join(f"`{name}` {size / 1000:.0f} kB" for name, size in result["files"].items())
+    worst = max((one["import_s"] for one in result["rows"] if "import_s" in one), default=float("nan"))
+    head = (
+        "Python",
+        "file",
+        "installs",
+        "import ms",
+        "import of the command line ms",
+        "`onnxprune`",
+        "`python -m onnxprune optimize`",
+        "with",
+    )
+    where = f"fixtures/fashion-convnet, {result['machine']['cpu']}"
+    parts = [
+        "# Packaging",
+        "Generated by `python -m benchmarks.packaging`; not edited by hand.",
+        f"{sizes}. Each in a clean environment with what PyPI gives on that day; {where}.",
+        table(head, rows),
+        f"`import onnxprune`: {1000 * worst:.0f} ms at most, the median of {_IMPORTS} fresh processes each; less than "
+        f"{1000 * _LIMIT_S:.0f} is wanted.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    main()
