@@ -20,7 +20,7 @@ from onnxprune.plan import tensor_path
 from onnxprune.progress import Progress, Turn
 from onnxprune.targets.target import Timer
 from onnxprune.targets.timing import Timed
-from onnxprune.trials import TIMING_S, Job, Trial, Tried, bench_of, carry_out, time_apart, trials_of
+from onnxprune.trials import TIMING_S, Job, Trial, Tried, bench_of, carry_out, forget_bench, time_apart, trials_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,22 +129,24 @@ def sweep(
             )
             _publish(result, crew.folder, folder)
     finally:
-        bench_of.cache_clear()
+        forget_bench()
     return result
 
 
 class Crew(Protocol):
-    """Who does trials.
+    """Who does trials."""
 
-    Attributes:
-        job: what all trials have in common, as who does them must read it.
-        folder: where what they make lies meanwhile.
-        place: what times; None for this process.
-    """
+    @property
+    def job(self) -> Job:
+        """What all trials have in common, as who does them must read it."""
 
-    job: Job
-    folder: Path
-    place: Timer | None
+    @property
+    def folder(self) -> Path:
+        """Where what they make lies meanwhile."""
+
+    @property
+    def place(self) -> Timer | None:
+        """What times; None for this process."""
 
     def carry_out(self, trials: Sequence[Trial], progress: Progress) -> list[Tried]:
         """What came of each, in their order."""

@@ -22,7 +22,7 @@ from onnxprune.errors import DataError, MissingDependencyError, OnnxPruneError, 
 from onnxprune.front import Point, split
 from onnxprune.report.plotting import check_plot, draw
 from onnxprune.targets.timing import Latency, Ratio, Timed
-from onnxprune.trials import Job, Trial, Tried, bench_of, carry_out, trials_of
+from onnxprune.trials import Job, Trial, Tried, carry_out, forget_bench, trials_of
 from tests import graphs
 
 RECIPES = ("sparse-int8:linears=stored", "remove-heads:keep=3 sparse-int8:linears=stored")
@@ -122,7 +122,7 @@ def test_a_trial_is_a_function_of_plain_data(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         # As another worker would: nothing is left of the first.
-        bench_of.cache_clear()
+        forget_bench()
         found.append(carry_out(job, trial, str(tmp_path / name)))
     assert replace(found[0], plan="", model="") == replace(found[1], plan="", model="")
     assert pickle.loads(pickle.dumps(found[0])) == found[0]  # noqa: S301 - our own

@@ -48,7 +48,7 @@ class Cluster:
             try:
                 found[trial.name] = future.result()
             except KilledWorker as error:
-                found[trial.name] = Tried(trial=trial, why=f"the workers that tried it died: {error}")
+                found[trial.name] = Tried(trial=trial, why=f"{error.allowed_failures + 1} workers that tried it died")
             if len(found) < len(trials):
                 progress(Turn(f"{trial.name} is done; trials", len(found) + 1, len(trials)))
         return [found[trial.name] for trial in trials]

@@ -56,7 +56,7 @@ def site_map(before: Inspection, after: Inspection) -> Section | None:
         after: the result.
     """
     rows = [_row(site, before, after) for site in before.sites]
-    kinds = {
+    kinds: dict[str, Sequence[tuple[float, float]]] = {
         **{kind: [row.units for row in rows if row.site.kind == kind and row.units] for kind in (*_CUT, "block")},
         "rank": [row.rank for row in rows if row.rank is not None],
         "bits": [(round(row.bits, 1), _was_bits(row)) for row in rows if row.bits is not None and row.bits < 31.9],
