@@ -1,6 +1,6 @@
 """Whether a cluster finds what one process finds: a sweep of 12 points, alone, on two workers, and with one killed.
 
-    python -m benchmarks.cluster [--folder benchmarks] [--fixture gloss-classifier]
+    python -m benchmarks.cluster [--folder benchmarks] [--fixture fashion-convnet]
 
 Writes `cluster.json` after each step, and `cluster.md` from it. One sweep goes to its end in one process with an empty
 cache. What the clock said in it (entries of kind `timing`) is the latency table that each of the others starts with:
@@ -28,14 +28,18 @@ from onnxprune.sweeping import Sweep, sweep
 
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
 # With the default pipeline twelve points.
-_SPEEDUPS = (1.2, 1.5, 2.0, 2.5)
-_SIZES = ("0.2x", "0.15x")
+_SPEEDUPS = (1.5, 2.5)
+_SIZES = ("0.2x",)
+_INT8 = "sparse-int8 pack-weights"
 _RECIPES = (
-    "sparse-int8:linears=stored pack-weights",
+    "sparse-int8:activations=none pack-weights",
     "sparse-int8:sparsity=0.5 pack-weights",
-    "remove-heads:keep=0.75 sparse-int8 pack-weights",
-    "remove-neurons:keep=0.5 sparse-int8 pack-weights",
-    "remove-heads:keep=0.75 remove-neurons:keep=0.5 sparse-int8:sparsity=0.5 pack-weights",
+    "sparse-int8:bits=4 pack-weights",
+    f"remove-channels:keep=0.9 {_INT8}",
+    f"remove-channels:keep=0.75 {_INT8}",
+    f"remove-channels:keep=0.5 {_INT8}",
+    f"remove-channels:keep=0.75,score=magnitude {_INT8}",
+    "remove-channels:keep=0.75 sparse-int8:sparsity=0.5 pack-weights",
 )
 
 Row = dict[str, Any]
@@ -45,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Sweep four times, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
-    parser.add_argument("--fixture", default="gloss-classifier")
+    parser.add_argument("--fixture", default="fashion-convnet")
     options = parser.parse_args(arguments)
     result: Row = {"machine": machine(), "fixture": options.fixture, "rows": []}
     with tempfile.TemporaryDirectory() as name:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -91,6 +91,7 @@ def _shortened(weight: Any, bits: int) -> Any:
     return module.shortened(weight, bits)
 
 
+@settings(deadline=None)
 @given(
     arrays.arrays(np.float32, st.integers(1, 8), elements=st.floats(-1e6, 1e6, width=32, allow_subnormal=False)),
     st.integers(1, 23),
