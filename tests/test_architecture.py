@@ -15,11 +15,7 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 5, top to bottom; modules of one layer may import each other where no cycle arises.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-<<<<<<< HEAD
-    ("files", "flattening", "memory", "sizes", "store", "user_code"),
-=======
-    ("files", "flattening", "progress", "store", "user_code"),
->>>>>>> 93c37e4 (Do the trials of a sweep on a Dask cluster)
+    ("files", "flattening", "memory", "progress", "sizes", "store", "user_code"),
     ("model", "graph", "weights", "rewrite", "interface"),
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding", "norms"),
