@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,10 +13,12 @@ from click.testing import CliRunner
 
 from onnxprune import inspect, optimize, pipeline
 from onnxprune.cli import main
-from onnxprune.report.page import document
+from onnxprune.measurement import not_measured
+from onnxprune.report.page import document, result_page
 from onnxprune.report.page.document import LIMIT_BYTES, Page, Picture, Section, Table, render
 from onnxprune.report.page.pictures import course, front, pairs, shares
 from onnxprune.report.page.sites import site_map
+from onnxprune.targets.target import parse_target
 from tests import graphs
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -140,6 +143,21 @@ def test_the_map_tells_ranks(tmp_path: Path) -> None:
     words, rows = mapped(path, "factor-linear:method=svd,rank=3,faster=no")
     assert "rank: 3 of 64, " in words
     assert {"3 of 64"} <= {row["rank"] for row in rows}
+
+
+def test_a_page_of_what_could_not_be_timed_shows_no_time(tmp_path: Path) -> None:
+    path = graphs.saved(graphs.feed_forward(), tmp_path)
+    result = optimize(path, output="small.onnx")
+    untimed = replace(result, measurements=(not_measured(parse_target("cpu:1"), "no room"),))
+    page = result_page(untimed, None, ["onnxprune"])
+    assert page.verdict.startswith("Not timed, 0.2")
+    assert [name for name, *_ in page.figures] == ["file", "gzip -1", "parameters", "multiply-accumulates a run"]
+    assert "Where the time goes" not in {section.title for section in page.sections}
+    assert "Where the time goes" in {section.title for section in result_page(result, None, ["onnxprune"]).sections}
+    counted = [replace(one, instructions=2e6) for one in result.measurements[0].models]
+    measured = replace(result.measurements[0], latency="instructions", models=tuple(counted))
+    rows = result_page(replace(result, measurements=(measured,)), None, ["onnxprune"]).figures
+    assert rows[-1][:3] == ("a run on cpu:1", "2.0 M instructions", "2.0 M instructions")
 
 
 def test_a_removed_block_is_said_to_be_removed(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from onnxprune.inspection import Inspection, inspect
 from onnxprune.report.page.document import Page, Section, Table
 from onnxprune.report.page.looking import feeds_for, time_by_operator, where_lost
 from onnxprune.report.page.sites import site_map
+from onnxprune.report.targets import cost_text
 from onnxprune.report.terminal import megabytes
 from onnxprune.result import Result
 from onnxprune.targets.timing import Ratio
@@ -31,18 +32,15 @@ def result_page(result: Result, data: str | None, command: Sequence[str]) -> Pag
         command: as the user typed it.
     """
     before, after = result.before, result.after
-    ratio = result.timed_after.speedup
     size = after.size_bytes / before.size_bytes
-    verdict = f"{ratio.ratio:.2f} x the speed, {size:.3f} x the file, fidelity {result.fidelity.score:.4f}."
+    speed = "Not timed" if result.timed is None else f"{result.timed_after.speedup.ratio:.2f} x the speed"
+    verdict = f"{speed}, {size:.3f} x the file, fidelity {result.fidelity.score:.4f}."
     if result.goal.asked:
         verdict += " The goal is met." if result.goal.met else f" The goal is missed: {result.goal.reason}."
-    feeds = feeds_for(result.input, data, result.shape)
     sections = [
         Section(title="Each target", parts=[_targets(result)]) if len(result.measurements) > 1 else None,
         _fidelity(result.fidelity.outputs, result.fidelity.samples, synthetic=result.data.synthetic),
-        site_map(inspect(result.input), inspect(result.output)),
-        time_by_operator(result.input, result.output, feeds),
-        where_lost(result.input, result.output, feeds),
+        *_looked_into(result, data),
         _changes(result),
         _reasons("Taken back", [skip for report in result.reports for skip in report.reverted]),
         _reasons("Left alone", [skip for report in result.reports for skip in report.skips]),
@@ -60,18 +58,39 @@ def result_page(result: Result, data: str | None, command: Sequence[str]) -> Pag
             ("gzip -1", megabytes(before.gzip_bytes), megabytes(after.gzip_bytes), ""),
             ("parameters", f"{before.params:,}", f"{after.params:,}", f"{after.nonzero:,} not zero"),
             ("multiply-accumulates a run", _count(before.macs), _count(after.macs), ""),
-            ("load", f"{result.timed_before.load_ms:.1f} ms", f"{result.timed_after.load_ms:.1f} ms", ""),
-            (
-                f"latency on {result.target}",
-                f"{result.timed_before.latency_ms.median:.2f} ms",
-                f"{result.timed_after.latency_ms.median:.2f} ms",
-                f"{_ratio(ratio)}, {ratio.runs} paired runs, timed on {_shapes(result.shape)}",
-            ),
+            *_timed_rows(result),
         ],
         sections=[section for section in sections if section is not None],
         command=f"{shlex.join(command)}\n\n# the same bytes again, without data:\n"
         + shlex.join(["onnxprune", "apply", str(result.input), str(result.plan), "-o", "OUT"]),
     )
+
+
+def _looked_into(result: Result, data: str | None) -> tuple[Section | None, ...]:
+    """What whole models in memory tell; nothing where there is no room for them."""
+    if result.timed is None:
+        return ()
+    feeds = feeds_for(result.input, data, result.shape)
+    return (
+        site_map(inspect(result.input), inspect(result.output)),
+        time_by_operator(result.input, result.output, feeds),
+        where_lost(result.input, result.output, feeds),
+    )
+
+
+def _timed_rows(result: Result) -> list[tuple[str, str, str, str]]:
+    """What the clock, or the count, said of both."""
+    if result.timed is None:
+        return []
+    before, after = result.timed
+    ratio = after.speedup
+    remark = f"{_ratio(ratio)}, {ratio.runs} paired runs, timed on {_shapes(result.shape)}"
+    if after.instructions is not None:
+        return [(f"a run on {result.target}", cost_text(before), cost_text(after), remark)]
+    return [
+        ("load", f"{before.load_ms:.1f} ms", f"{after.load_ms:.1f} ms", ""),
+        (f"latency on {result.target}", cost_text(before), cost_text(after), remark),
+    ]
 
 
 def comparison_page(result: Comparison, data: str | None, command: Sequence[str]) -> Page:
@@ -112,6 +131,15 @@ def timings_page(result: Timings, data: str | None, command: Sequence[str], *, h
                 for path, timed in zip(result.paths, measured.models, strict=True)
             ]  # fmt: skip
             table = Table(head=head, rows=rows)
+        elif measured.models:
+            table = Table(
+                head=("model", "a run", "times as fast", "95 % interval"),
+                rows=[
+                    [path.name, cost_text(timed), f"{timed.speedup.ratio:.3f}",
+                     f"{timed.speedup.low:.3f} … {timed.speedup.high:.3f}"]
+                    for path, timed in zip(result.paths, measured.models, strict=True)
+                ],
+            )  # fmt: skip
         else:
             table = Table(
                 head=("model", "nodes on the provider"),
@@ -183,8 +211,10 @@ def _fidelity(outputs: Mapping[str, OutputFigures], samples: int, *, synthetic: 
 def _targets(result: Result) -> Table:
     rows = []
     for measured in result.measurements:
-        placed = measured.placements[1]
-        nodes = f"{placed.counts[placed.provider]} of {len(placed.nodes)}"
+        nodes = ""
+        if measured.placements:
+            placed = measured.placements[1]
+            nodes = f"{placed.counts[placed.provider]} of {len(placed.nodes)}"
         if measured.models:
             ratio = measured.models[1].speedup
             rows.append([measured.target, _ratio(ratio), nodes])
