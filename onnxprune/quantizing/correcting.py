@@ -38,5 +38,8 @@ def output_shift(weight: Weight, values: Array, means: Mapping[str, Array]) -> A
         error = error / np.prod(use.node.attrs.get("strides", (1,)))
     else:
         error = error.reshape(groups, -1, *error.shape[1:])
+    if mean.size != groups * error.shape[2]:
+        # Means of a model before its channels were cut, as a search has them, say nothing of this one.
+        return None
     parts = [expected_shift(part, own) for part, own in zip(error, mean.reshape(groups, -1), strict=True)]
     return np.concatenate(parts).astype(np.float32)
