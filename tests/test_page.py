@@ -206,7 +206,7 @@ def test_pictures_that_would_weigh_too_much_are_left_out_and_said() -> None:
 
 
 def test_pictures_say_in_words_what_they_show() -> None:
-    # 30 cells take two rows of at most 24.
+    # 30 cells take three rows of at most 12.
     assert "heads: 6 of 8, 8 of 8" in shares({"heads": [(6, 8), (8, 8)], "neurons": [(1, 2)] * 30}).words
     assert pairs({"MatMul": (2.0, 0.5)}, "ms").words == "MatMul: 2 ms before, 0.5 after"
     assert course([("a", 0.1), ("b", 0.25)], "error").words == "a: 0.1; b: 0.25"

@@ -13,7 +13,7 @@ from onnxprune.report.page.document import Picture
 _INK, _ACCENT, _SECOND, _LINE = "#010203", "#010204", "#010205", "#010206"
 _COLOURS = {_INK: "currentColor", _ACCENT: "var(--accent)", _SECOND: "var(--second)", _LINE: "var(--line)"}
 # Cells of a grid in one row; more go on below.
-_ROW = 24
+_ROW = 12
 
 
 def shares(rows: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
@@ -34,7 +34,8 @@ def shares(rows: Mapping[str, Sequence[tuple[float, float]]]) -> Picture:
         for x, (kept, whole) in enumerate(cells):
             share = kept / whole if whole else 0.0
             axes.add_patch(_box(x, y, 1.0, _LINE, 0.55))
-            axes.add_patch(_box(x, y, share, _ACCENT, 0.75))
+            # Light enough for the number on it to be read, on paper and in the dark.
+            axes.add_patch(_box(x, y, share, _ACCENT, 0.45))
             axes.text(x + 0.47, y, f"{kept:g}", ha="center", va="center", color=_INK, fontsize=7.5)
     axes.set_xlim(-2.2, columns)
     axes.set_ylim(len(lines) - 0.4, -0.6)

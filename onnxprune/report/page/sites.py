@@ -75,7 +75,7 @@ def site_map(before: Inspection, after: Inspection) -> Section | None:
     )
     if len(table) > _ROWS:
         text += f" The table shows {_ROWS} of {len(table)} sites; inspect shows all."
-    head = ("site", "weight", "units", "rank", "zeros", "bits a number", "stored as", "remark")
+    head = ("site", "units", "rank", "zeros", "bits a number", "stored as", "weight", "remark")
     held = [at for at in range(len(head)) if any(row[at] for row in table)]
     parts = Table(head=[head[at] for at in held], rows=[[row[at] for at in held] for row in table[:_ROWS]])
     return Section(title="Site by site", text=text.strip(), parts=[*([shares(shown)] if shown else []), parts])
@@ -123,11 +123,11 @@ def _cells(row: _Row) -> list[str]:
     zeros = row.nonzero
     return [
         site.id,
-        site.weight or (site.operator if site.kind == "block" else ""),
         units,
         "" if row.rank is None else f"{row.rank[0]} of {row.rank[1]}",
         "" if zeros is None else f"{1 - zeros:.0%}",
         "" if row.bits is None else f"{row.bits:.3g}",
         " + ".join(dict.fromkeys(f"{one.dtype}, {one.form}" for one in row.held)),
+        site.weight or (site.operator if site.kind == "block" else ""),
         "removed" if gone else "gone with its block" if merged else f"stays: {site.pinned}" if site.pinned else "",
     ]
