@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import graphs
 
@@ -84,3 +86,10 @@ def test_optimize_never_imports_torch(tmp_path: Path) -> None:
         f"optimize({str(path)!r}); print('torch' in sys.modules)"
     )
     assert done(sys.executable, "-c", code).strip() == "False"
+
+
+def test_the_citation_names_the_version_that_is_built() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors", "version", "license"} <= cited.keys()
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
