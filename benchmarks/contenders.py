@@ -45,10 +45,13 @@ def original(path: Path) -> Attempt:
     return Attempt(tool="fp32", file=path)
 
 
-def onnxprune(path: Path, target: Path, *options: str | Path, limit_s: float = _TIME_LIMIT_S) -> Attempt:
-    """Run `onnxprune optimize` with `options`."""
+def onnxprune(
+    path: Path, target: Path, *options: str | Path, limit_s: float = _TIME_LIMIT_S, cache: Path | None = None
+) -> Attempt:
+    """Run `onnxprune optimize` with `options`; with a cache it takes over what another run has kept there."""
+    kept: list[str | Path] = [] if cache is None else ["env", f"ONNXPRUNE_CACHE={cache}"]
     command = [Path(sys.executable).with_name("onnxprune"), "optimize", path, "-o", target, "--json", *options]
-    return _attempt("onnxprune", command, target, limit_s)
+    return _attempt("onnxprune", [*kept, *command], target, limit_s)
 
 
 def peer(name: str, path: Path, target: Path, model: str | None) -> Attempt:

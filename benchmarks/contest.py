@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import contenders, environments, models, packages, recovery, recovery_data, tasks
+from benchmarks import contenders, environments, models, packages, recovery_data, tasks
 from benchmarks.contenders import Attempt
 from benchmarks.measure import Measured
 from benchmarks.peers import PEERS
@@ -34,11 +34,15 @@ _RECOVERY_LIMIT_S = 5400.0
 _CUT = ("remove-heads:keep=0.67", "remove-neurons:keep=0.67", "sparse-int8")
 _NARROW = ("remove-channels:keep=0.75", "sparse-int8")
 _PACKED = ("sparse-int8:sparsity=0.5,allocation=loss,embeddings=4", "pack-weights")
-# What the tables call files of `recovery.py`.
+_TAUGHT = (
+    "remove-heads:keep=8", "remove-neurons:keep=1024",
+    "recover:steps=900,batch=64,check=100,lr=0.0005,mixed=yes",
+)  # fmt: skip
+# They share the recovery, which the first of them makes and the others take over.
 RECOVERED = {
-    "onnxprune, 8 heads, recovered, int8": "8 heads, 1024 neurons, recovered, int8",
-    "onnxprune, 6 heads, recovered, int8": "6 heads, 768 neurons, recovered, int8",
-    "onnxprune, recovered, half sparse, packed": recovery.SMALL_JOB,
+    "onnxprune, recovered, int8": (*_TAUGHT, "sparse-int8"),
+    "onnxprune, recovered, cut further, int8": (*_TAUGHT, "remove-neurons:keep=960", "sparse-int8"),
+    "onnxprune, recovered, int8, tables of 4 bits": (*_TAUGHT, "sparse-int8:embeddings=4", "pack-weights"),
 }
 
 
@@ -84,10 +88,9 @@ def own(model: str) -> list[Contender]:
     speed = "3" if model == MINILM else "2"
     found.append(Contender(name=f"onnxprune --speedup {speed}", options=("--speedup", speed), note="a searched plan"))
     if model == MINILM:
-        jobs = recovery.encoder_jobs()
-        for name, job in RECOVERED.items():
-            given = ("--recover-data", str(recovery_data.training_file()), *_passes(jobs[job]))
-            found.append(Contender(name=name, options=given, note=" → ".join(jobs[job])))
+        lessons = ("--recover-data", str(recovery_data.training_file()))
+        for name, passes in RECOVERED.items():
+            found.append(Contender(name=name, options=(*lessons, *_passes(passes)), note=" → ".join(passes)))
     return found
 
 
@@ -144,11 +147,16 @@ def make_all(names: Iterable[str], workers: int, only: str = "", again: bool = F
         except packages.FetchError as error:
             # Each of its contenders has this as its row.
             print(error, flush=True)
-    jobs.sort(key=lambda job: job[1].name not in RECOVERED)
+    lasting = [job for job in jobs if job[1].name in RECOVERED]
+    rows = [lasting, *([job] for job in jobs if job not in lasting)]
     with ThreadPoolExecutor(workers) as pool:
-        for record in pool.map(lambda job: (job[0], made(*job, again=again)), jobs):
-            spent = record[1]["cost"]["seconds"] if record[1]["cost"] else 0
-            print(f"{record[0]}: {record[1]['contender']}: {record[1]['error'] or 'made'}, {spent:.0f} s", flush=True)
+        list(pool.map(lambda row: [_told(*job, again=again) for job in row], rows))
+
+
+def _told(model: str, contender: Contender, *, again: bool) -> None:
+    record = made(model, contender, again=again)
+    spent = record["cost"]["seconds"] if record["cost"] else 0
+    print(f"{model}: {contender.name}: {record['error'] or 'made'}, {spent:.0f} s", flush=True)
 
 
 def original(model: str) -> Row:
@@ -160,15 +168,13 @@ def _attempt(model: str, contender: Contender, target: Path) -> tuple[Attempt, s
     path = models.get(model)
     if not contender.is_own:
         return contenders.peer(contender.name, path, target, model), ""
-    if contender.name in RECOVERED:
-        done = recovery.made_file(RECOVERED[contender.name], packages.cache_folder("recovery"))
-        if done.exists():
-            seconds = sum(one["cpu_seconds"] for one in recovery.recoveries(done))
-            cost = Measured(seconds=0, cpu_seconds=seconds, peak_mb=0, exit_code=0, stdout="", stderr="")
-            return Attempt(tool=contender.name, file=done, cost=cost), "processor time of the recovery, from its plan"
     options: list[str | Path] = ["--target", "cpu:1", *given(model), *(contender.options or ())]
-    attempt = contenders.onnxprune(path, target, *options, limit_s=_RECOVERY_LIMIT_S)
-    return attempt, ""
+    if contender.name not in RECOVERED:
+        return contenders.onnxprune(path, target, *options), ""
+    cache = packages.cache_folder("contest", model, "taken-over")
+    attempt = contenders.onnxprune(path, target, *options, limit_s=_RECOVERY_LIMIT_S, cache=cache)
+    first = contender.name == next(iter(RECOVERED))
+    return attempt, "" if first else f"after what {next(iter(RECOVERED))!r} took for the same cut and recovery"
 
 
 def given(model: str) -> list[str | Path]:

@@ -34,7 +34,6 @@ _SMALL = (
     "recover:steps=200,batch=64,check=100,lr=0.0002,mixed=yes",
     "pack-weights",
 )
-SMALL_JOB = "8 heads, 1024 neurons, recovered, half sparse int8, 4-bit embeddings, recovered, packed"
 _FULL = {"input_ids": (1, 128), "attention_mask": (1, 128), "token_type_ids": (1, 128)}
 _SCORES = ("taylor", "taylor2", "taylor-mixed", "vector", "michel", "gradient-output", "lrp", "magnitude", "random")
 _HALF = ("remove-heads:keep=0.5", "remove-neurons:keep=0.5")
@@ -51,18 +50,17 @@ def encoder_jobs() -> dict[str, tuple[str, ...]]:
         jobs[f"{name}, int8"] = (*cut, "sparse-int8")
         jobs[f"{name}, recovered, int8"] = (*cut, _RECOVER, "sparse-int8")
     cut = tuple(f"remove-{kind}:keep={count}" for kind, count in zip(("heads", "neurons"), ("8", "1024"), strict=True))
-    jobs[SMALL_JOB] = (*cut, _RECOVER, *_SMALL)
+    jobs["8 heads, 1024 neurons, recovered, half sparse int8, 4-bit embeddings, recovered, packed"] = (
+        *cut,
+        _RECOVER,
+        *_SMALL,
+    )
     return jobs
-
-
-def made_file(name: str, folder: Path) -> Path:
-    """Return where the file of a job lies in a folder."""
-    return folder / f"{name.replace(', ', '-').replace(' ', '_')}.onnx"
 
 
 def made(name: str, passes: tuple[str, ...], folder: Path, model: Path, data: Path, lessons: Path) -> Path:
     """Return the file of a job, made if it is not there."""
-    target = made_file(name, folder)
+    target = folder / f"{name.replace(', ', '-').replace(' ', '_')}.onnx"
     if not target.exists():
         shape = [f"{key}={'x'.join(map(str, size))}" for key, size in _FULL.items()] if "minilm" in model.name else []
         optimize(
