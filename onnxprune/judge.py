@@ -164,6 +164,34 @@ def refuse_other_bits(before: Model, after: Model, probes: Sequence[Feeds]) -> N
                 raise Broken(f"output {name!r} is not the same bit for bit")
 
 
+def refuse_moved(before: Model, after: Model, probes: Sequence[Feeds]) -> None:
+    """Hold that two models answer alike: up to float rounding, or a few times what optimizations move the first one by.
+
+    Dynamic quantization makes whole steps of rounding, whichever the cause; the second bound is for that.
+
+    Raises:
+        Broken: an output moved further, or is not finite where it was.
+    """
+    first, second = open_session(before), open_session(after)
+    plain, other = open_session(before, level="none"), open_session(after, level="none")
+    for feeds in probes:
+        expected, unoptimized = first.run(feeds), plain.run(feeds)
+        for came in (second.run(feeds), other.run(feeds)):
+            for name, value in expected.items():
+                if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or came[name].shape != value.shape:
+                    continue
+                known = np.isfinite(value)
+                moved, noise = (_largest_move(one[name], value, known) for one in (came, unoptimized))
+                scale = max(float(np.max(np.abs(value[known]), initial=0.0)), 1e-6)
+                allowed = max(LOSSLESS_TOLERANCE * scale, _LEVEL_NOISE_FACTOR * noise)
+                if not moved <= allowed:
+                    raise Broken(f"output {name!r} moved by {moved:.3g}, a rewrite may move it by {allowed:.3g}")
+
+
+def _largest_move(value: Any, wanted: Any, known: Any) -> float:
+    return float(np.max(np.abs(value[known].astype(np.float64) - wanted[known]), initial=0.0))
+
+
 def _same_bits(one: Any, other: Any) -> bool:
     if one.dtype != other.dtype or one.shape != other.shape:
         return False

@@ -144,6 +144,10 @@ class Pass(Protocol):
     A pass that has a true `exact` stores other bytes for the same model: outputs must be equal bit for bit, and runs
     no slower.
 
+    A pass that has a true `relative` says the same in other operators: outputs must be the model's before it up to
+    rounding, and runs no slower. It may offer `rivals(edit)`: the name of a kind of edits that stand only where the
+    clock says that the model is faster with them; None for others.
+
     A pass that has a true `structural` gets the model's structure. One with a true option `cut_interface` gets a
     structure in which key-value caches among inputs and outputs may be cut. What it says is `timed`, kinds of sites,
     keeps its edits only where they make no run clearly slower.

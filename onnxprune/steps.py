@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from onnxprune import spec
 from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity
-from onnxprune.judge import Broken, Evidence, judge, refuse_other_bits
+from onnxprune.judge import Broken, Evidence, judge, refuse_moved, refuse_other_bits
 from onnxprune.mixing import mix_by_clock
 from onnxprune.model import Model
 from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race, Trial, finer_of, largest_that_stands, milder_of, no_slower, no_slower_at_all
+from onnxprune.rivalry import keep_faster
 from onnxprune.sites import GRAPH, Site
 from onnxprune.suiting import suit_integers
 from onnxprune.targets.timing import SLOWER
@@ -75,6 +76,7 @@ def take(
     if race is not None and trial.broken is None:
         trial = suit_integers(trial, one, context.signs, attempt, race)
         trial = mix_by_clock(trial, attempt, milder_of(one), race)
+        trial = keep_faster(trial, Trial(model, (), blank), one, attempt, race)
     if not trial.stands(floor):
         slow, nothing = trial.report.reverted, Trial(model, (), blank)
         trial = largest_that_stands(trial, nothing, trial.edits, attempt, floor, finer_of(one, model))
@@ -91,6 +93,8 @@ def _limit(one: Pass, edits: Sequence[Edit], slower: float | None) -> float | No
     """What speed of a run, as a share of the one before, takes edits back."""
     if getattr(one, "exact", False):
         return SLOWER
+    if getattr(one, "relative", False):
+        return 1.0
     kinds: tuple[str, ...] = getattr(one, "timed", ())
     return _CLEARLY_SLOWER if any(edit.site.startswith(kinds) for edit in edits if kinds) else slower
 
@@ -103,8 +107,11 @@ def _attempt(
         exact = getattr(one, "exact", False)
         if exact:
             refuse_other_bits(model, edited, evidence.probes)
-        # Equal bits say more than closeness to the original, from which lossy edits may have led away before.
-        fidelity = judge(edited, evidence, lossless=one.lossless and not exact, samples=samples)
+        relative = getattr(one, "relative", False)
+        if relative:
+            refuse_moved(model, edited, evidence.probes)
+        # The model before says more than the original, from which lossy edits may have led away before.
+        fidelity = judge(edited, evidence, lossless=one.lossless and not (exact or relative), samples=samples)
     except (Broken, Declined) as reason:
         return Trial(model, edits, blank, broken=str(reason))
     return Trial(edited, edits, replace(blank, changes=changes), fidelity)

@@ -23,6 +23,7 @@ from onnxprune.passes.remove_neurons import RemoveNeurons
 from onnxprune.passes.simplify import Simplify
 from onnxprune.passes.smooth_activations import SmoothActivations
 from onnxprune.passes.sparse_int8 import SparseInt8
+from onnxprune.passes.streamline import Streamline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,6 +45,7 @@ OWN: tuple[type[Any], ...] = (
     SmoothActivations,
     SparseInt8,
     Cluster,
+    Streamline,
     PackWeights,
 )
 
@@ -81,5 +83,6 @@ __all__ = [
     "Simplify",
     "SmoothActivations",
     "SparseInt8",
+    "Streamline",
     "known",
 ]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import onnx
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
 from onnxprune.folding import fold_arithmetic
 from onnxprune.graph import constants, numbers, storage, walk
-from onnxprune.model import Model, to_skeleton
+from onnxprune.inference import drop_shapes, refresh_shapes
+from onnxprune.model import Model
 from onnxprune.plan import Change, Edit
 from onnxprune.protocol import Context, Proposal
 from onnxprune.rewrite import substitute
@@ -79,7 +79,7 @@ class Simplify:
 def _folded(model: Model, limit: int) -> Model:
     result = model.copy()
     graph = result.graph
-    _refresh_shapes(result)
+    refresh_shapes(result)
     overridable = model.overridable
 
     def fixed(node: gs.Node) -> bool:
@@ -96,7 +96,7 @@ def _folded(model: Model, limit: int) -> Model:
     _drop_identities(graph)
     fold_arithmetic(graph, overridable)
     graph.cleanup(remove_unused_graph_inputs=False)
-    _drop_shapes(graph)
+    drop_shapes(graph)
     return result
 
 
@@ -125,31 +125,6 @@ def _fold_sizes(graph: gs.Graph) -> None:
 def _make_constant(tensor: gs.Tensor, values: Any) -> None:
     tensor.inputs.clear()
     tensor.to_constant(np.array(values, np.int64))
-
-
-def _refresh_shapes(model: Model) -> None:
-    """Shapes as onnx infers them now; what the file claims may be stale."""
-    _drop_shapes(model.graph)
-    inferred = onnx.shape_inference.infer_shapes(to_skeleton(model), data_prop=True).graph.value_info
-    known = {info.name: info for info in inferred}
-    for node in model.graph.nodes:
-        for tensor in node.outputs:
-            info = known.get(tensor.name)
-            if info is None or not info.type.tensor_type.HasField("shape") or tensor.shape is not None:
-                continue
-            kind = info.type.tensor_type
-            tensor.dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type) if kind.elem_type else None
-            tensor.shape = [
-                dim.dim_value if dim.HasField("dim_value") else (dim.dim_param or "") for dim in kind.shape.dim
-            ]
-
-
-def _drop_shapes(graph: gs.Graph) -> None:
-    kept = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
-    for _, node in walk(graph):
-        for tensor in node.outputs:
-            if isinstance(tensor, gs.Variable) and id(tensor) not in kept:
-                tensor.shape = tensor.dtype = None
 
 
 def _fold_views(graph: gs.Graph, overridable: frozenset[str]) -> None:

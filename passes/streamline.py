@@ -1,0 +1,112 @@
+"""Say the same in fewer or faster operators."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from onnxprune.calibration import Needs
+from onnxprune.errors import Declined, OptionError
+from onnxprune.graph import storage
+from onnxprune.inference import drop_shapes, refresh_shapes
+from onnxprune.model import Model
+from onnxprune.plan import Change, Edit, Skip
+from onnxprune.protocol import Context, Proposal
+from onnxprune.sites import GRAPH, Site
+from onnxprune.streamlining import BY_NAME, REWRITES, Done, Rewrite, Wish
+
+# Rewrites make room for each other; no graph that was seen takes more than two rounds.
+_ROUNDS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamline:
+    """Rewrite what stands between the products: the same function in fewer or faster operators.
+
+    Attributes:
+        rewrites: only these; all of them by default.
+    """
+
+    name: ClassVar[str] = "streamline"
+    lossless: ClassVar[bool] = True
+    # It runs behind lossy passes, too: held against the model before it, and to the clock.
+    relative: ClassVar[bool] = True
+    rewrites: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject names of no rewrite."""
+        for one in self.rewrites:
+            if one not in BY_NAME:
+                raise OptionError(f"{self.name}: rewrites must be some of {', '.join(sorted(BY_NAME))}, got {one!r}.")
+
+    def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
+        """Nothing: the graph says it all."""
+        del model, sites
+        return Needs()
+
+    def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
+        """One edit a rewrite that finds a place, in the order in which they make room for each other."""
+        del sites
+        edits: list[Edit] = []
+        skips: dict[Skip, None] = {}
+        current = model
+        for number in range(_ROUNDS):
+            before = len(edits)
+            for rewrite in REWRITES:
+                wish = rewrite.wish(current, context) if not self.rewrites or rewrite.name in self.rewrites else None
+                if wish is None:
+                    continue
+                rewritten, done = _carried_out(current, rewrite, wish)
+                skips |= {Skip(site=site, why=why): None for site, why in done.kept}
+                if done.places:
+                    current = rewritten
+                    edits.append(self._edit(rewrite, wish, number))
+            if len(edits) == before:
+                break
+        return Proposal(tuple(edits), tuple(skips))
+
+    def _edit(self, rewrite: Rewrite, wish: Wish, number: int) -> Edit:
+        again = f".{number}" if number else ""
+        return Edit(
+            id=f"{self.name}.{rewrite.name}{again}",
+            pass_name=self.name,
+            site=GRAPH,
+            kind=rewrite.name,
+            args=dict(wish.args),
+            tensors=wish.tensors,
+        )
+
+    def rivals(self, edit: Edit) -> str | None:
+        """The name of a rewrite that stands only where the clock says that it is faster; None for others."""
+        return edit.kind if BY_NAME[edit.kind].rival else None
+
+    def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
+        """The rewritten model; one change an edit."""
+        changes = []
+        for edit in edits:
+            if edit.kind not in BY_NAME:
+                raise Declined(f"{edit.id}: no rewrite is named {edit.kind!r}")
+            rewrite, before = BY_NAME[edit.kind], storage(model.graph)
+            model, done = _carried_out(model, rewrite, Wish(edit.args, edit.tensors))
+            (params, size), (params_after, size_after) = before, storage(model.graph)
+            changes.append(
+                Change(
+                    site=edit.site,
+                    what=rewrite.told(done),
+                    params_before=params,
+                    params_after=params_after,
+                    bytes_before=size,
+                    bytes_after=size_after,
+                )
+            )
+        return model, tuple(changes)
+
+
+def _carried_out(model: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:
+    copy = model.copy()
+    refresh_shapes(copy)
+    done = rewrite.carry_out(copy, wish)
+    copy.graph.cleanup(remove_unused_graph_inputs=False)
+    drop_shapes(copy.graph)
+    return copy, done
