@@ -50,6 +50,7 @@ class Context:
     Attributes:
         statistics: of the tensors that the pass needed; None where there are no sample inputs.
         structure: dimensions and shapes; for passes that say `structural`.
+        shapes: of every tensor in each of a few runs whose dynamic axes differ; for passes that say `observant`.
         observe: values of the named tensors in one run of the model as it now is, on any input.
         compare_inputs: moments of what layers read in an edited model beside another, over the calibration samples;
             None where there are none.
@@ -69,6 +70,7 @@ class Context:
 
     statistics: Statistics | None = None
     structure: Structure | None = None
+    shapes: Mapping[str, tuple[tuple[int, ...], ...]] | None = None
     observe: Callable[[Sequence[str]], Mapping[str, Array]] | None = None
     compare_inputs: CompareInputs | None = None
     cosines: Callable[[Model, Model, Sequence[Pair]], tuple[float, ...]] | None = None
@@ -148,9 +150,9 @@ class Pass(Protocol):
     rounding, and runs no slower. It may offer `rivals(edit)`: the name of a kind of edits that stand only where the
     clock says that the model is faster with them; None for others.
 
-    A pass that has a true `structural` gets the model's structure. One with a true option `cut_interface` gets a
-    structure in which key-value caches among inputs and outputs may be cut. What it says is `timed`, kinds of sites,
-    keeps its edits only where they make no run clearly slower.
+    A pass that has a true `structural` gets the model's structure, one that has a true `observant` the shapes. One with
+    a true option `cut_interface` gets a structure in which key-value caches among inputs and outputs may be cut. What
+    it says is `timed`, kinds of sites, keeps its edits only where they make no run clearly slower.
     """
 
     name: ClassVar[str]

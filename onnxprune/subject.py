@@ -163,9 +163,10 @@ def context_for(
         progress: told each step of training.
     """
     probe_feeds = subject.evidence.probes
-    structure = None
-    if getattr(one, "structural", False):
+    structure, shapes = None, None
+    if getattr(one, "structural", False) or getattr(one, "observant", False):
         shapes = observe_shapes(model, probe_feeds)
+    if shapes is not None and getattr(one, "structural", False):
         structure = read_structure(model, shapes, interface=bool(getattr(one, "cut_interface", False)))
     statistics, compare, cosines, gradients, recover = None, None, None, None, None
     if subject.loss is not None:
@@ -211,6 +212,7 @@ def context_for(
     return Context(
         statistics=statistics,
         structure=structure,
+        shapes=shapes,
         observe=lambda names: observe(model, probe_feeds[0], names),
         compare_inputs=compare,
         cosines=cosines,

@@ -32,6 +32,7 @@ class Streamline:
     lossless: ClassVar[bool] = True
     # It runs behind lossy passes, too: held against the model before it, and to the clock.
     relative: ClassVar[bool] = True
+    observant: ClassVar[bool] = True
     rewrites: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class Streamline:
         """One edit a rewrite that finds a place, in the order in which they make room for each other."""
         del sites
         edits: list[Edit] = []
-        skips: dict[Skip, None] = {}
+        skips: dict[str, list[Skip]] = {}
         current = model
         for number in range(_ROUNDS):
             before = len(edits)
@@ -58,13 +59,14 @@ class Streamline:
                 if wish is None:
                     continue
                 rewritten, done = _carried_out(current, rewrite, wish)
-                skips |= {Skip(site=site, why=why): None for site, why in done.kept}
+                # What stays in one round may go in the next.
+                skips[rewrite.name] = [Skip(site=site, why=why) for site, why in done.kept]
                 if done.places:
                     current = rewritten
                     edits.append(self._edit(rewrite, wish, number))
             if len(edits) == before:
                 break
-        return Proposal(tuple(edits), tuple(skips))
+        return Proposal(tuple(edits), tuple(one for left in skips.values() for one in left))
 
     def _edit(self, rewrite: Rewrite, wish: Wish, number: int) -> Edit:
         again = f".{number}" if number else ""

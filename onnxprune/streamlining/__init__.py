@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from onnxprune.streamlining.duplicates import DUPLICATES
 from onnxprune.streamlining.guards import NAN_GUARDS
+from onnxprune.streamlining.movement import MOVEMENT
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
+from onnxprune.streamlining.scales import SCALES
+from onnxprune.streamlining.targets import SHAPES
 
 # In the order in which they are carried out: what one leaves, the next may find.
-REWRITES: tuple[Rewrite, ...] = (NAN_GUARDS,)
+REWRITES: tuple[Rewrite, ...] = (SHAPES, DUPLICATES, NAN_GUARDS, SCALES, MOVEMENT)
 BY_NAME = MappingProxyType({rewrite.name: rewrite for rewrite in REWRITES})
 
 __all__ = ["BY_NAME", "REWRITES", "Done", "Rewrite", "Wish"]

@@ -8,8 +8,8 @@ behind the product, which is smaller; whether a row is blank is asked once for a
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -123,10 +123,8 @@ class _Moved:
         """The mask with a low number for minus infinity, and 1 for each row in which some entry is above it, else 0."""
         if id(mask) not in self._masks:
             make = self.rewriter
-            dtype = np.dtype(
-                np.float16 if reach.limit < 1e5 else np.float64 if math.log10(reach.limit) > 100 else np.float32
-            )
-            floor = make.shared("mask.floor", np.array(-np.finfo(dtype).max / 2, dtype))
+            dtype = _float_type(reach.limit)
+            floor = make.shared("mask.floor", np.array(-reach.limit / 2, dtype))
             finite, top, seen, rows = (
                 make.variable(f"{mask.name}.{part}") for part in ("finite", "top", "seen", "rows")
             )
@@ -147,6 +145,11 @@ class _Moved:
         whole = make.variable(f"{out.name}.unguarded")
         product.outputs = [whole]
         make.after(whole, [make.node("Mul", [whole, rows], [out])])
+
+
+def _float_type(limit: float) -> np.dtype[Any]:
+    """The float type of which a number is the greatest."""
+    return next(np.dtype(kind) for kind in ("float16", "float32", "float64") if limit <= np.finfo(kind).max)
 
 
 def _weighs(node: gs.Node, shares: gs.Tensor) -> bool:

@@ -146,6 +146,7 @@ def context_for(one: Pass, model: Model, feeds: tuple[Feeds, ...]) -> Context:
     return Context(
         statistics=statistics,
         structure=structure,
+        shapes=observe_shapes(model, feeds) if getattr(one, "observant", False) else None,
         observe=lambda names: observe(model, feeds[0], names),
         compare_inputs=lambda current, original, sources: compare_inputs(current, original, sources, feeds),
         cosines=lambda first, second, pairs: mean_cosines(first, second, pairs, feeds),

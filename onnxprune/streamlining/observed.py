@@ -1,0 +1,77 @@
+"""Shapes that were seen in a few runs, as far as they say what holds in all runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import onnx_graphsurgeon as gs
+
+from onnxprune.graph import producer
+from onnxprune.model import Model
+
+Runs = tuple[tuple[int, ...], ...]
+
+# Operators whose outputs are as long as some operands say: the first of those.
+_TOLD: Mapping[str, int] = {
+    "CenterCropPad": 1, "ConstantOfShape": 0, "Expand": 1, "OneHot": 1, "Pad": 1, "Range": 0, "Reshape": 1,
+    "Resize": 1, "Slice": 1, "Split": 1, "Tile": 1, "TopK": 1, "Upsample": 1,
+}  # fmt: skip
+# Operators whose outputs are as long as their data make them, or as a body does.
+_UNTOLD = {
+    "Compress", "ConcatFromSequence", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "SequenceAt", "StringSplit",
+    "Unique",
+}  # fmt: skip
+_RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+
+
+def settled_shapes(model: Model, shapes: Mapping[str, Runs] | None) -> dict[str, Runs]:
+    """Shapes of tensors that depend on the sizes of the inputs alone, of which every dynamic axis was varied.
+
+    Args:
+        model: as it is; names that it does not hold are left out.
+        shapes: of every tensor, one a run; sizes of dynamic axes are co-prime.
+    """
+    if shapes is None or not all(_varied(tensor, shapes.get(tensor.name)) for tensor in model.graph.inputs):
+        return {}
+    unsettled: set[int] = set()
+    settled: dict[str, Runs] = {tensor.name: shapes[tensor.name] for tensor in model.graph.inputs}
+    for node in model.graph.nodes:
+        if any(id(tensor) in unsettled for tensor in node.inputs) or not _told(node):
+            unsettled |= {id(tensor) for tensor in node.outputs}
+            continue
+        settled |= {t.name: shapes[t.name] for t in node.outputs if t.name in shapes and _same_rank(shapes[t.name])}
+    return settled
+
+
+def of_shapes(tensor: gs.Tensor) -> bool:
+    """Whether a tensor comes of shapes and constants alone, whatever the values of the inputs."""
+    queue, seen = [tensor], set[int]()
+    while queue:
+        one = queue.pop()
+        if isinstance(one, gs.Constant) or id(one) in seen or not one.name:
+            continue
+        seen.add(id(one))
+        node = producer(one)
+        if node is None or node.domain or node.op in _RANDOM or node.op in _UNTOLD:
+            return False
+        if node.op not in {"Shape", "Size"}:
+            queue += node.inputs
+    return True
+
+
+def _varied(tensor: gs.Tensor, runs: Runs | None) -> bool:
+    if runs is None or tensor.shape is None or not _same_rank(runs):
+        return False
+    free = [axis for axis, size in enumerate(tensor.shape) if not isinstance(size, int)]
+    return all(len({shape[axis] for shape in runs}) > 1 for axis in free)
+
+
+def _same_rank(runs: Sequence[Sequence[int]]) -> bool:
+    return len({len(shape) for shape in runs}) == 1
+
+
+def _told(node: gs.Node) -> bool:
+    if node.op in _UNTOLD or any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+        return False
+    first = _TOLD.get(node.op)
+    return first is None or all(of_shapes(given) for given in node.inputs[first:])
