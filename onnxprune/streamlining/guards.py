@@ -149,7 +149,7 @@ class _Moved:
 
 def _float_type(limit: float) -> np.dtype[Any]:
     """The float type of which a number is the greatest."""
-    return next(np.dtype(kind) for kind in ("float16", "float32", "float64") if limit <= np.finfo(kind).max)
+    return next(np.dtype(kind) for kind in ("float16", "float32", "float64") if limit <= float(np.finfo(kind).max))
 
 
 def _weighs(node: gs.Node, shares: gs.Tensor) -> bool:

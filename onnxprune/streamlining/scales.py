@@ -41,7 +41,7 @@ def _carry_out(model: Model, _: Wish) -> Done:
         steps = _Absorbed(model).into(source, factor)
         if steps is None:
             kept.append(
-                (out.name, f"a scale of {factor:.6g} stays: {source.name!r} does not come of weights of its own")
+                (out.name, f"a scale of {factor:.6g} stays: what it scales does not come of weights of its own")
             )
             continue
         for step in steps:
