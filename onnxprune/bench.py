@@ -25,7 +25,7 @@ from onnxprune.targets.target import Timer
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
 LOSSLESS_PASSES = ("simplify", "remove-dead")
-DEFAULT_PASSES = (*LOSSLESS_PASSES, "sparse-int8", "pack-weights")
+DEFAULT_PASSES = (*LOSSLESS_PASSES, "sparse-int8", "streamline", "pack-weights")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ Array = np.ndarray[Any, Any]
 MOST_ENTRIES = 2.0**31
 # Rounding while long sums are added up, as a share of the sum of magnitudes.
 _SUM_ROUNDING = 1.01
+# Of weights that are looked at: bounds the memory to some megabytes.
+_ELEMENTS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,5 +181,9 @@ def weighed(one: Reach, weights: Array) -> Reach:
         return anything(one.limit)
     if not weights.size:
         return Reach(low=0, high=0, limit=one.limit)
-    bound = one.size * float(np.abs(weights).sum(axis=0, dtype=np.float64).max()) * _SUM_ROUNDING
+    sums = np.zeros(weights.shape[1])
+    rows = max(1, _ELEMENTS_AT_ONCE // max(weights.shape[1], 1))
+    for at in range(0, len(weights), rows):
+        sums += np.abs(weights[at : at + rows].astype(np.float64)).sum(axis=0)
+    bound = one.size * float(sums.max()) * _SUM_ROUNDING
     return within(-bound, bound, limit=one.limit) if math.isfinite(bound) else anything(one.limit)

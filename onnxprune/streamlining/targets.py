@@ -73,11 +73,10 @@ def _carry_out(model: Model, wish: Wish) -> Done:
         if target is None or isinstance(node.inputs[1], gs.Constant):
             continue
         pieces = _pieces(node.inputs[1], len(target))
-        whole = [int(piece if entry is None else entry) if (entry is not None or piece is not None) else None
-                 for entry, piece in zip(target, pieces, strict=True)]  # fmt: skip
-        if None in whole:
+        whole = [piece if entry is None else entry for entry, piece in zip(target, pieces, strict=True)]
+        if any(size is None for size in whole):
             continue
-        node.inputs[1] = make.shared("shape", np.array(whole, np.int64))
+        node.inputs[1] = make.shared("shape", np.array(whole).astype(np.int64))
         node.attrs.pop("allowzero", None)
         places += 1
     return Done(places)

@@ -214,15 +214,20 @@ def _matmul(_: Values, node: gs.Node, held: Sequence[Reach]) -> Reach:
     if isinstance(weight, gs.Constant) and second.finite and len(weight.shape) >= 2:
         array = numbers(weight)
         return weighed(first, array.reshape(-1, *array.shape[-2:]).swapaxes(0, 1).reshape(array.shape[-2], -1))
-    return contracted(first, second)
+    return contracted(first, second, _terms(weight))
+
+
+def _terms(tensor: gs.Tensor) -> float:
+    """Over how many terms a product sums that reads a tensor on its right."""
+    size = tensor.shape[-2] if tensor.shape is not None and len(tensor.shape) > 1 else None
+    return float(size) if isinstance(size, int) else MOST_ENTRIES
 
 
 def _integer_matmul(_: Values, node: gs.Node, held: Sequence[Reach]) -> Reach:
     # A byte less the place of its zero.
     first = Reach(low=-255, high=255, limit=math.inf)
     second = held[1] if isinstance(node.inputs[1], gs.Constant) and len(held) < 4 else first
-    entries = node.inputs[1].shape[-2] if isinstance(node.inputs[1], gs.Constant) else MOST_ENTRIES
-    return contracted(first, second, float(entries))
+    return contracted(first, second, _terms(node.inputs[1]))
 
 
 def _gemm(_: Values, node: gs.Node, held: Sequence[Reach]) -> Reach:

@@ -18,7 +18,8 @@ ROUNDS = 4
 
 def rewritten(net: Net, model: Model, name: str) -> tuple[Model, Done]:
     """A copy with one rewrite carried out until it finds no more places."""
-    places, kept, note = 0, (), ""
+    places, note = 0, ""
+    kept: tuple[tuple[str, str], ...] = ()
     for _ in range(ROUNDS):
         copy = model.copy()
         shapes = observe_shapes(model, [net.feeds(sizes) for sizes in PROBES])
