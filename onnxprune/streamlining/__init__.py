@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from onnxprune.streamlining.clips import CLIPS
 from onnxprune.streamlining.duplicates import DUPLICATES
+from onnxprune.streamlining.gains import GAINS
 from onnxprune.streamlining.guards import NAN_GUARDS
 from onnxprune.streamlining.movement import MOVEMENT
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
 from onnxprune.streamlining.scales import SCALES
+from onnxprune.streamlining.tables import TABLES
 from onnxprune.streamlining.targets import SHAPES
 
 # In the order in which they are carried out: what one leaves, the next may find.
-REWRITES: tuple[Rewrite, ...] = (SHAPES, DUPLICATES, NAN_GUARDS, SCALES, MOVEMENT)
+REWRITES: tuple[Rewrite, ...] = (SHAPES, DUPLICATES, NAN_GUARDS, SCALES, GAINS, TABLES, CLIPS, MOVEMENT)
 BY_NAME = MappingProxyType({rewrite.name: rewrite for rewrite in REWRITES})
 
 __all__ = ["BY_NAME", "REWRITES", "Done", "Rewrite", "Wish"]

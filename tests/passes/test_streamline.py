@@ -95,7 +95,8 @@ def test_an_unknown_rewrite_is_refused_by_name() -> None:
     with pytest.raises(OptionError) as caught:
         Streamline(rewrites=("magic",))
     assert str(caught.value) == (
-        "streamline: rewrites must be some of duplicates, movement, nan-guards, scales, shapes, got 'magic'."
+        "streamline: rewrites must be some of clips, duplicates, gains, movement, nan-guards, scales, "
+        "shapes, tables, got 'magic'."
     )
 
 
