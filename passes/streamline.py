@@ -10,7 +10,7 @@ from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, OptionError
 from onnxprune.graph import storage
 from onnxprune.inference import drop_shapes, refresh_shapes
-from onnxprune.model import Model
+from onnxprune.model import Model, raise_opset
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.sites import GRAPH, Site
@@ -26,6 +26,7 @@ class Streamline:
 
     Attributes:
         rewrites: only these; all of them by default.
+        portable: leave out what needs operators of a newer opset than the model's, which older runtimes lack.
     """
 
     name: ClassVar[str] = "streamline"
@@ -34,6 +35,7 @@ class Streamline:
     relative: ClassVar[bool] = True
     observant: ClassVar[bool] = True
     rewrites: tuple[str, ...] = ()
+    portable: bool = False
 
     def __post_init__(self) -> None:
         """Reject names of no rewrite."""
@@ -47,26 +49,49 @@ class Streamline:
         return Needs()
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
-        """One edit a rewrite that finds a place, in the order in which they make room for each other."""
+        """One edit a rewrite that finds a place, in the order in which they make room for each other.
+
+        What a rival leaves no place for is proposed, too: it has its places where the clock sends the rival home.
+        """
         del sites
-        edits: list[Edit] = []
+        edits, skips = self._found(model, context, REWRITES)
+        if any(BY_NAME[edit.kind].rival for edit in edits.values()):
+            calm = tuple(rewrite for rewrite in REWRITES if not rewrite.rival)
+            edits |= {place: edit for place, edit in self._found(model, context, calm)[0].items() if place not in edits}
+        return Proposal(tuple(edit for _, edit in sorted(edits.items())), tuple(skips))
+
+    def _found(
+        self, model: Model, context: Context, rewrites: Sequence[Rewrite]
+    ) -> tuple[dict[tuple[int, int], Edit], list[Skip]]:
+        """Edits by their round and place in it, and what is left alone."""
+        edits: dict[tuple[int, int], Edit] = {}
         skips: dict[str, list[Skip]] = {}
-        current = model
         for number in range(_ROUNDS):
             before = len(edits)
-            for rewrite in REWRITES:
-                wish = rewrite.wish(current, context) if not self.rewrites or rewrite.name in self.rewrites else None
+            for rewrite in rewrites:
+                wish = rewrite.wish(model, context) if not self.rewrites or rewrite.name in self.rewrites else None
                 if wish is None:
                     continue
-                rewritten, done = _carried_out(current, rewrite, wish)
+                try:
+                    rewritten, done = self._tried(model, rewrite, wish)
+                except Declined as reason:
+                    skips[rewrite.name] = [Skip(site=GRAPH, why=f"{rewrite.name}: {reason}")]
+                    continue
                 # What stays in one round may go in the next.
                 skips[rewrite.name] = [Skip(site=site, why=why) for site, why in done.kept]
                 if done.places:
-                    current = rewritten
-                    edits.append(self._edit(rewrite, wish, number))
+                    model = rewritten
+                    edits[number, REWRITES.index(rewrite)] = self._edit(rewrite, wish, number)
             if len(edits) == before:
                 break
-        return Proposal(tuple(edits), tuple(one for left in skips.values() for one in left))
+        return edits, [one for left in skips.values() for one in left]
+
+    def _tried(self, model: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:
+        opset = model.graph.opset or 1
+        rewritten, done = _carried_out(model, rewrite, wish)
+        if self.portable and done.places and rewrite.opset > opset:
+            raise Declined(f"its operators need opset {rewrite.opset}, the model has {opset}; option portable")
+        return rewritten, done
 
     def _edit(self, rewrite: Rewrite, wish: Wish, number: int) -> Edit:
         again = f".{number}" if number else ""
@@ -84,13 +109,15 @@ class Streamline:
         return edit.kind if BY_NAME[edit.kind].rival else None
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
-        """The rewritten model; one change an edit."""
+        """The rewritten model; one change an edit that found places."""
         changes = []
         for edit in edits:
             if edit.kind not in BY_NAME:
                 raise Declined(f"{edit.id}: no rewrite is named {edit.kind!r}")
             rewrite, before = BY_NAME[edit.kind], storage(model.graph)
             model, done = _carried_out(model, rewrite, Wish(edit.args, edit.tensors))
+            if not done.places:
+                continue
             (params, size), (params_after, size_after) = before, storage(model.graph)
             changes.append(
                 Change(
@@ -111,4 +138,6 @@ def _carried_out(model: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Don
     done = rewrite.carry_out(copy, wish)
     copy.graph.cleanup(remove_unused_graph_inputs=False)
     drop_shapes(copy.graph)
+    if done.places and (model.graph.opset or 1) < rewrite.opset:
+        return _carried_out(raise_opset(model, rewrite.opset), rewrite, wish)
     return copy, done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
+from onnxprune.streamlining.attention import FUSED_ATTENTION
 from onnxprune.streamlining.clips import CLIPS
 from onnxprune.streamlining.duplicates import DUPLICATES
 from onnxprune.streamlining.gains import GAINS
@@ -15,7 +16,17 @@ from onnxprune.streamlining.tables import TABLES
 from onnxprune.streamlining.targets import SHAPES
 
 # In the order in which they are carried out: what one leaves, the next may find.
-REWRITES: tuple[Rewrite, ...] = (SHAPES, DUPLICATES, NAN_GUARDS, SCALES, GAINS, TABLES, CLIPS, MOVEMENT)
+REWRITES: tuple[Rewrite, ...] = (
+    SHAPES,
+    DUPLICATES,
+    FUSED_ATTENTION,
+    NAN_GUARDS,
+    SCALES,
+    GAINS,
+    TABLES,
+    CLIPS,
+    MOVEMENT,
+)
 BY_NAME = MappingProxyType({rewrite.name: rewrite for rewrite in REWRITES})
 
 __all__ = ["BY_NAME", "REWRITES", "Done", "Rewrite", "Wish"]

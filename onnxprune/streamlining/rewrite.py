@@ -55,6 +55,7 @@ class Rewrite:
             nothing.
         rival: whether operators take the place of others, so that it stands only where the clock says that it is
             faster. What only takes work away stands unless the clock says that all of it together is slower.
+        opset: that its operators need; models of a lower one are raised to it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Rewrite:
     carry_out: Callable[[Model, Wish], Done]
     wish: Callable[[Model, Context], Wish | None] = lambda _model, _context: Wish()
     rival: bool = False
+    opset: int = 0
 
     def told(self, done: Done) -> str:
         """What was done, for the report."""

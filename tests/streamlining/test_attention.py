@@ -1,0 +1,144 @@
+"""Attention as one operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto
+
+from onnxprune.inference import refresh_shapes
+from onnxprune.streamlining import BY_NAME, Done, Wish
+from tests.building import Net
+from tests.streamlining.rewriting import moved_by
+
+LOWEST = float(np.finfo(np.float32).min)
+HEADS, SIZE = 3, 8
+WIDTH = HEADS * SIZE
+
+
+def attention(
+    *,
+    mask: str = "none",
+    scaled: str = "scores",
+    key: str = "once",
+    reshape: tuple[int, ...] = (0, 0, HEADS, SIZE),
+    guard: bool = False,
+    divided: bool = False,
+    value: float = SIZE**-0.5,
+    shown: bool = False,
+    axis: int = -1,
+    opset: int = 18,
+    keys: int = HEADS,
+) -> Net:
+    """Self-attention between two linears, in one of the forms that exporters write."""
+    net = Net(opset=opset)
+    x = net.op("LayerNormalization", net.input("x", ("b", "s", WIDTH)), net.weight(WIDTH), net.weight(WIDTH), axis=-1)
+    q = net.op("Transpose", net.reshape(net.linear(x, WIDTH, WIDTH), *reshape), perm=[0, 2, 1, 3])
+    ks = net.reshape(net.linear(x, WIDTH, keys * SIZE), 0, 0, keys, SIZE)
+    if key == "once":
+        k = net.op("Transpose", ks, perm=[0, 2, 3, 1])
+    else:
+        k = net.op("Transpose", net.op("Transpose", ks, perm=[0, 2, 1, 3]), perm=[0, 1, 3, 2])
+    v = net.op("Transpose", net.reshape(net.linear(x, WIDTH, keys * SIZE), 0, 0, keys, SIZE), perm=[0, 2, 1, 3])
+    if scaled == "both":
+        root = net.constant(np.float32(value**0.5))
+        q, k = net.op("Mul", q, root), net.op("Mul", k, root)
+    scores = net.op("MatMul", q, k)
+    if scaled == "scores":
+        number = net.constant(np.float32(1 / value if divided else value))
+        scores = net.op("Div" if divided else "Mul", scores, number)
+    if mask != "none":
+        rows = 1 if mask.endswith("keys") else "s"
+        keep = net.op("Cast", net.input("m", ("b", 1, rows, "s"), TensorProto.INT64), to=TensorProto.BOOL)
+        fill = net.constant(np.float32(-np.inf if mask.startswith("inf") else LOWEST))
+        scores = net.op("Add", scores, net.op("Where", keep, net.constant(np.float32(0)), fill))
+    shares = net.op("Softmax", scores, axis=axis)
+    if shown:
+        net.output(shares)
+    if guard:
+        shares = net.op("Where", net.op("IsNaN", shares), net.constant(np.float32(0)), shares)
+    out = net.op("Transpose", net.op("MatMul", shares, v), perm=[0, 2, 1, 3])
+    net.output(net.linear(net.reshape(out, 0, 0, WIDTH), WIDTH, WIDTH))
+    return with_blank_rows(net) if mask != "none" else net
+
+
+def with_blank_rows(net: Net) -> Net:
+    """The checks, with one sample that attends to nothing and one that attends to the first entry alone."""
+    feeds = net.checks()
+    for one in feeds:
+        one["m"][0] = 0
+        one["m"][-1] = 0
+        one["m"][-1, ..., :1] = 1
+    net.checks = lambda: feeds  # type: ignore[method-assign]
+    return net
+
+
+def reason(net: Net) -> Done:
+    model = net.model()
+    refresh_shapes(model)
+    return BY_NAME["fused-attention"].carry_out(model, Wish())
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    mask=st.sampled_from(["none", "lowest", "lowest keys", "inf", "inf keys"]),
+    scaled=st.sampled_from(["scores", "both", "not"]),
+    key=st.sampled_from(["once", "twice"]),
+    reshape=st.sampled_from([(0, 0, HEADS, SIZE), (0, 0, -1, SIZE), (0, -1, HEADS, SIZE)]),
+    divided=st.booleans(),
+    keys=st.sampled_from([1, HEADS]),
+)
+def test_attention_is_the_same_as_one_operator(**form: Any) -> None:
+    """Rows that a mask blanks whole share equally, and are zero behind a guard; without one infinities give NaN."""
+    done, left = moved_by(attention(**form, guard=form["mask"].startswith("inf"), opset=23), "fused-attention")
+    assert (done.places, left["Attention"], left["Softmax"]) == (1, 1, 0)
+    # Heads are read where they lie.
+    assert left["Transpose"] == 0
+
+
+def test_a_mask_of_keys_is_spread_over_the_queries_once() -> None:
+    _, left = moved_by(attention(mask="lowest keys", opset=23), "fused-attention")
+    assert (left["Max"], left["Expand"]) == (1, 1)
+
+
+def test_a_mask_with_a_row_for_each_query_is_read_as_it_is() -> None:
+    _, left = moved_by(attention(mask="inf", guard=True, opset=23), "fused-attention")
+    assert (left["Max"], left["Expand"]) == (0, 0)
+
+
+def test_shares_that_are_read_besides_keep_their_softmax() -> None:
+    assert reason(attention(shown=True)).places == 0
+
+
+def test_a_softmax_over_another_axis_is_no_attention() -> None:
+    assert reason(attention(axis=2)).places == 0
+
+
+def test_scores_of_a_negative_scale_stay() -> None:
+    done = reason(attention(value=-0.5))
+    assert [text for _, text in done.kept] == ["attention stays as it is: its scores are scaled by -0.5"]
+
+
+def test_attention_without_an_axis_for_heads_stays() -> None:
+    net = Net()
+    q, k, v = (net.input(name, ("b", "s", 8)) for name in "qkv")
+    shares = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
+    net.output(net.op("MatMul", shares, v))
+    done = reason(net)
+    assert [text for _, text in done.kept] == [
+        "attention stays as it is: its tensors are not known to have one axis for heads"
+    ]
+
+
+def test_a_guard_over_scores_that_nothing_bounds_stays() -> None:
+    net = attention(mask="inf", guard=True)
+    # Without the norm in front of the products.
+    net.nodes[0].op_type = "Exp"
+    del net.nodes[0].input[1:], net.nodes[0].attribute[:]
+    done = reason(net)
+    assert [text for _, text in done.kept] == [
+        "attention stays as it is: nothing says that what is guarded against NaN is finite before the mask"
+    ]
