@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from onnxprune import spec
 from onnxprune.gradual import with_recovery
@@ -21,6 +21,7 @@ from onnxprune.search.judging import Budget
 from onnxprune.search.searcher import Searcher
 from onnxprune.stages import Outcome, run_passes
 from onnxprune.subject import Subject
+from onnxprune.targets.settings import Setting
 from onnxprune.targets.target import Timer
 
 # Without a goal or a pass: lossless edits and round-to-nearest int8, which needs no data.
@@ -141,8 +142,15 @@ class Bench:
             )
         return Carried(outcome, self._asked(chosen), aimed, searcher)
 
-    def plan(self, carried: Carried, goal: Goal, floor: float | None) -> Plan:
-        """What was done, as a plan that replays."""
+    def plan(self, carried: Carried, goal: Goal, floor: float | None, session: Setting | None = None) -> Plan:
+        """What was done, as a plan that replays.
+
+        Args:
+            carried: what was carried out.
+            goal: what was asked for.
+            floor: of the fidelity.
+            session: settings that the file recommends.
+        """
         loss = self.subject.loss
         return Plan(
             model_sha256=str(self.trail.base["model"]),
@@ -154,6 +162,7 @@ class Bench:
                 "shape": {name: list(size) for name, size in self._sizes.items()},
                 "loss": loss.kind if loss is not None else None,
                 "goal": goal.asked(),
+                **({} if session is None else {"session": asdict(session)}),
             },
             seed=self._seed,
             edits=carried.outcome.edits,

@@ -21,6 +21,7 @@ from onnxprune.sites import GRAPH, Site, find_sites
 from onnxprune.storage import Stored, stored_weights
 from onnxprune.structure import Structure, read_structure
 from onnxprune.synthetic import parse_shapes, probes, synthesise
+from onnxprune.targets.settings import setting_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +104,8 @@ def _inspected(path: Path, sizes: Mapping[str, tuple[int, ...]]) -> Inspection:
     loaded, _ = unpacked(held)
     session = open_session(path)
     notes = list(loaded.notes)
+    if (setting := setting_of(loaded.metadata)) is not None:
+        notes.append(f"session settings recommended: {setting}")
     simple = _simplified(loaded)
     work: int | None = None
     structure: Structure | None = None

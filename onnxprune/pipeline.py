@@ -28,6 +28,8 @@ from onnxprune.search.goal import Goal, Metric, read_goal
 from onnxprune.search.reaching import Finish, missed
 from onnxprune.subject import Subject, load_subject
 from onnxprune.synthetic import parse_shapes
+from onnxprune.targets.cpu import CpuTarget
+from onnxprune.targets.settings import advise, with_setting
 from onnxprune.targets.target import Timer
 from onnxprune.targets.together import refusals, together
 
@@ -142,9 +144,12 @@ def optimize(
         outcome = carried.outcome
 
         progress("save")
+        processors = [each for each in places if isinstance(each, CpuTarget)]
+        advice = advise(processors[0], outcome.model, subject.timed) if processors else None
+        plan = bench.plan(carried, goal, floor, None if advice is None else advice.recommended)
         plan_path = destination.with_name(f"{destination.stem}.plan.json")
-        with plan_files(bench.plan(carried, goal, floor), plan_path):
-            save(outcome.model, destination)
+        with plan_files(plan, plan_path):
+            save(with_setting(outcome.model, plan.options), destination)
         forms: tuple[Form, ...] = ()
         if fixed_shapes or ort:
             progress("write other forms")
@@ -175,6 +180,7 @@ def optimize(
                 *_sparsity_notes(outcome.edits),
                 *bench.trail.notes(),
                 *_refused(place),
+                *([] if advice is None else [str(advice)]),
             ),
             forms=forms,
             storage=footprints(destination, outcome.model, subject.timed),

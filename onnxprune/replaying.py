@@ -12,6 +12,7 @@ from onnxprune.packing import unpacked
 from onnxprune.passes import known
 from onnxprune.plan import Edit, read_plan, turns
 from onnxprune.runtime import open_session
+from onnxprune.targets.settings import with_setting
 
 
 def apply(
@@ -45,7 +46,7 @@ def apply(
                 f"{plan}: made for the model with sha256 {read.model_sha256[:12]}…, {path} has {actual[:12]}…. "
                 "Give the original model."
             )
-        result = replay(loaded, read.edits)
+        result = with_setting(replay(loaded, read.edits), read.options)
         try:
             open_session(result)
         except ModelError as error:

@@ -13,9 +13,11 @@ from onnxprune.errors import ModelError
 from onnxprune.runtime import Feeds, first_line
 from onnxprune.targets import worker
 from onnxprune.targets.environments import Missing
+from onnxprune.targets.measured import timed_models
 from onnxprune.targets.placement import CPU
 from onnxprune.targets.process import Answer
-from onnxprune.targets.runtime_target import SIGNED, UNSIGNED, RuntimeTarget
+from onnxprune.targets.runtime_target import SIGNED, UNSIGNED, RuntimeTarget, fitted
+from onnxprune.targets.timing import Timed
 
 # Threads of a pool go on spinning after a run, and would take the processor from the model whose turn is next. Within
 # a run they spin as they do for users, which turning spinning off altogether would change.
@@ -67,6 +69,31 @@ class CpuTarget(RuntimeTarget):
     def probe(self) -> Missing | None:
         """It is always here."""
         return None
+
+    def time_settings(
+        self, path: Path, feeds: Feeds, settings: Sequence[Mapping[str, Any]], *, budget_s: float
+    ) -> tuple[Timed, ...]:
+        """One model's figures under several settings of its session, alternated; the first is what others compare with.
+
+        Args:
+            path: the model file.
+            feeds: one call's inputs.
+            settings: `threads`, `arena` and `config` of each session; see `worker`.
+            budget_s: seconds of timed rounds.
+
+        Raises:
+            ModelError: the model does not load or run.
+        """
+        paths = [path] * len(settings)
+        job = {
+            "clock": "wall",
+            "budget_s": budget_s,
+            "min_runs": 11,
+            "max_runs": 500,
+            "loads": 1,
+            "each": list(settings),
+        }
+        return timed_models(self.name, self._answer("time", paths, fitted(paths, feeds), job).values, paths)
 
     def _answer(self, task: str, paths: Sequence[Path], feeds: Sequence[Feeds], settings: Mapping[str, Any]) -> Answer:
         job = {

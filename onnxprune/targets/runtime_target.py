@@ -80,7 +80,7 @@ class RuntimeTarget(ABC):
             "min_runs": _COUNTED_ROUNDS if counted else _MIN_ROUNDS,
             "max_runs": _MAX_ROUNDS,
         }
-        answer = self._answer("time", paths, _fitted(paths, feeds), settings)
+        answer = self._answer("time", paths, fitted(paths, feeds), settings)
         if counted:
             return counted_models(self.name, answer.counts, paths)
         return timed_models(self.name, answer.values, paths)
@@ -91,7 +91,7 @@ class RuntimeTarget(ABC):
         Raises:
             OnnxPruneError: as `time`.
         """
-        outputs = self._answer("run", paths, _fitted(paths, feeds), {}).outputs
+        outputs = self._answer("run", paths, fitted(paths, feeds), {}).outputs
         if len(outputs) != len(paths):
             raise TargetError(f"{self.name}: its process gave no outputs. Set the target up anew.")
         return outputs
@@ -102,11 +102,11 @@ class RuntimeTarget(ABC):
         Raises:
             OnnxPruneError: as `time`.
         """
-        answer = self._answer("place", paths, _fitted(paths, feeds), {})
+        answer = self._answer("place", paths, fitted(paths, feeds), {})
         return read_placement(self.name, self.provider, answer.values.get("nodes"), len(paths))
 
 
-def _fitted(paths: Sequence[Path], feeds: Feeds) -> list[Feeds]:
+def fitted(paths: Sequence[Path], feeds: Feeds) -> list[Feeds]:
     """Feeds of the original as each model takes them whose inputs were cut."""
     fitting: list[Feeds] = []
     for path in paths:

@@ -90,7 +90,8 @@ def load_models(paths: Sequence[str], job: Mapping[str, Any]) -> tuple[Sessions,
             sessions[at] = None
             before = time.perf_counter_ns()
             with _as_failure(at, "load"):
-                sessions[at] = open_model(path, job)
+                # Each model may have settings of its own.
+                sessions[at] = open_model(path, {**job, **job["each"][at]} if "each" in job else job)
             loads_ms[at].append((time.perf_counter_ns() - before) / 1e6)
     return [session for session in sessions if session is not None], loads_ms
 
