@@ -145,7 +145,7 @@ def optimize(
 
         progress("save")
         processors = [each for each in places if isinstance(each, CpuTarget)]
-        advice = advise(processors[0], outcome.model, subject.timed) if processors else None
+        advice = advise(processors[0], outcome.model, subject.timed) if processors and not short else None
         plan = bench.plan(carried, goal, floor, None if advice is None else advice.recommended)
         plan_path = destination.with_name(f"{destination.stem}.plan.json")
         with plan_files(plan, plan_path):

@@ -16,6 +16,7 @@ from onnxprune.passes import Streamline
 from onnxprune.plan import Edit
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, open_session
+from onnxprune.streamlining import REWRITES
 from tests.building import CHECKED, Net
 
 
@@ -57,7 +58,8 @@ def _path(tmp_path: Path) -> Path:
 def test_layers_of_attention_lose_all_that_is_no_product(path: Path, tmp_path: Path, before: tuple[str, ...]) -> None:
     """Before and behind int8; the clock may take all of it back where runs are as short as these."""
     small = tmp_path / "small.onnx"
-    result = optimize(path, output=small, passes=[*before, "streamline"])
+    calm = "+".join(rewrite.name for rewrite in REWRITES if not rewrite.rival)
+    result = optimize(path, output=small, passes=[*before, f"streamline:rewrites={calm}"])
     report = result.reports[-1]
     words = [change.what for change in report.changes]
     if not report.reverted:
@@ -95,7 +97,7 @@ def test_an_unknown_rewrite_is_refused_by_name() -> None:
     with pytest.raises(OptionError) as caught:
         Streamline(rewrites=("magic",))
     assert str(caught.value) == (
-        "streamline: rewrites must be some of clips, duplicates, gains, movement, nan-guards, scales, "
+        "streamline: rewrites must be some of clips, duplicates, fused-attention, gains, movement, nan-guards, scales, "
         "shapes, tables, got 'magic'."
     )
 
@@ -117,3 +119,31 @@ def test_a_plan_replays_where_an_earlier_edit_is_missing(path: Path) -> None:
     rewritten, changes = one.apply(model, edits)
     open_session(rewritten)
     assert len(changes) == len(edits)
+
+
+def test_attention_is_one_operator_and_the_rest_is_there_where_the_clock_sends_it_home(path: Path) -> None:
+    model = load(path)
+    one = Streamline(rewrites=("fused-attention", "nan-guards"))
+    proposal = one.propose(model, (), Context())
+    # The guards are within the operator; their own rewrite waits for the case that the operator goes.
+    assert [edit.kind for edit in proposal.edits] == ["fused-attention", "nan-guards"]
+    fused, changes = one.apply(model, proposal.edits)
+    assert [change.what for change in changes] == ["2 attentions are one operator each"]
+    assert fused.graph.opset == 23
+    plain, changes = one.apply(model, [edit for edit in proposal.edits if one.rivals(edit) is None])
+    assert [change.what for change in changes] == ["2 NaN guards gone"]
+    assert plain.graph.opset == model.graph.opset
+    feeds = layers().feeds(CHECKED[0])
+    feeds["attention_mask"][0] = 0
+    (wanted,), (got,), (other,) = (open_session(each).run(feeds).values() for each in (model, fused, plain))
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(other, wanted, rtol=0, atol=1e-5)
+    assert one.propose(fused, (), Context()).edits == ()
+
+
+def test_portable_leaves_out_what_needs_a_newer_opset(path: Path) -> None:
+    proposal = Streamline(rewrites=("fused-attention",), portable=True).propose(load(path), (), Context())
+    assert proposal.edits == ()
+    assert [skip.why for skip in proposal.skips] == [
+        "fused-attention: its operators need opset 23, the model has 18; option portable"
+    ]
