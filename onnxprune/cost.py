@@ -97,6 +97,23 @@ def _convolution(slot: int) -> Callable[[gs.Node, Shapes], int]:
     return rule
 
 
+def _attention(node: gs.Node, shapes: Shapes) -> int:
+    """Scores and their product with the values, of the standard's operator; inputs of rank 3 or 4."""
+    if node.domain or len(node.inputs) < 3 or any(tensor.name not in shapes for tensor in node.inputs[:3]):
+        return 0
+    query, key, value = (shapes[tensor.name] for tensor in node.inputs[:3])
+    past = shapes.get(node.inputs[4].name, ()) if len(node.inputs) > 4 else ()
+    if len(query) == 4:
+        batch, heads, length, size = query
+        keys, values = key[2], value[3]
+    else:
+        heads, groups = int(node.attrs["q_num_heads"]), int(node.attrs["kv_num_heads"])
+        batch, length, keys = query[0], query[1], key[1]
+        size, values = query[2] // heads, value[2] // groups
+    keys += past[2] if len(past) == 4 else 0
+    return batch * heads * length * keys * (size + values)
+
+
 def _recurrent(node: gs.Node, shapes: Shapes) -> int:
     steps, batch, _ = shapes[node.inputs[0].name]
     weights = [shapes.get(node.inputs[slot].name, (0,)) for slot in (1, 2)]
@@ -104,6 +121,7 @@ def _recurrent(node: gs.Node, shapes: Shapes) -> int:
 
 
 _MACS: dict[str, Callable[[gs.Node, Shapes], int]] = {
+    "Attention": _attention,
     "Conv": _convolution(1),
     "ConvInteger": _convolution(1),
     "ConvTranspose": _convolution(1),
