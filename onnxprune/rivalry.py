@@ -28,6 +28,15 @@ def keep_faster(trial: Trial, nothing: Trial, one: Any, attempt: Attempt, race: 
     kind_of: Callable[[Edit], str | None] = getattr(one, "rivals", lambda _: None)
     kinds = list(dict.fromkeys(name for edit in trial.edits if (name := kind_of(edit)) is not None))
     reverted: list[Skip] = []
+    # What all others would be held against must run on every target.
+    if kinds and race([nothing.model, trial.model])[1].ratio <= REFUSED:
+        reverted = [
+            Skip(site=edit.site, why=f"{name}: a target refuses the model with it")
+            for edit in trial.edits
+            if (name := kind_of(edit)) is not None
+        ]
+        kept = tuple(edit for edit in trial.edits if kind_of(edit) is None)
+        trial, kinds = attempt(kept) if kept else nothing, []
     while kinds:
         others = {name: _without(trial.edits, name, kind_of) for name in kinds}
         trials = {name: attempt(edits, _SAMPLES) if edits else nothing for name, edits in others.items()}
@@ -39,8 +48,7 @@ def keep_faster(trial: Trial, nothing: Trial, one: Any, attempt: Attempt, race: 
         worst = max(sound, key=lambda name: ratios[name].ratio)
         if ratios[worst].high < 1:
             break
-        gone = ratios[worst].ratio
-        told = f"the model is {gone:.3f} x as fast without it" if gone < 1 / REFUSED else "a target refuses it"
+        told = f"the model is {ratios[worst].ratio:.3f} x as fast without it"
         reverted += [
             Skip(site=edit.site, why=f"{worst} is not clearly faster here: {told}")
             for edit in trial.edits

@@ -53,7 +53,8 @@ def taken(gains_ms: dict[str, float]) -> tuple[Trial, int]:
 def test_a_rival_that_wins_stands() -> None:
     trial, races = taken({"plain": 0, "attention": 2, "norm": 1})
     assert [edit.kind for edit in trial.edits] == ["plain", "attention", "norm"]
-    assert (trial.report.reverted, races) == ((), 1)
+    # Once whether every target takes it at all.
+    assert (trial.report.reverted, races) == ((), 2)
 
 
 def test_a_rival_that_loses_goes_and_the_report_says_by_how_much() -> None:
@@ -63,12 +64,35 @@ def test_a_rival_that_loses_goes_and_the_report_says_by_how_much() -> None:
     assert [skip.why for skip in trial.report.reverted] == [
         "norm is not clearly faster here: the model is 1.025 x as fast without it"
     ]
-    assert races == 2
+    assert races == 3
 
 
 def test_a_draw_goes_to_what_was_there() -> None:
     trial, _ = taken({"plain": 0, "norm": 0})
     assert [edit.kind for edit in trial.edits] == ["plain"]
+
+
+def test_what_a_target_refuses_goes_and_the_others_stand() -> None:
+    """A race that begins with a model that a target refuses is an error: it never runs."""
+    kinds = ("plain", "attention", "norm")
+    edits = tuple(Edit(id=f"fusing.{kind}", pass_name="fusing", site=kind, kind=kind) for kind in kinds)
+    nothing = Trial(model(10), (), Report(pass_spec="fusing"))
+
+    def attempt(edits: Sequence[Edit], samples: int | None = None) -> Trial:
+        del samples
+        refused = any(edit.kind != "plain" for edit in edits)
+        return Trial(model(1e9 if refused else 9), tuple(edits), Report(pass_spec="fusing"))
+
+    def race(models: Sequence[Model]) -> list[Ratio]:
+        assert models[0].metadata["ms"] == "10"
+        return [Ratio(10 / float(one.metadata["ms"]), 0, 0, 50) for one in models]
+
+    trial = keep_faster(attempt(edits), nothing, Fusing(), attempt, race)
+    assert [edit.kind for edit in trial.edits] == ["plain"]
+    assert [skip.why for skip in trial.report.reverted] == [
+        "attention: a target refuses the model with it",
+        "norm: a target refuses the model with it",
+    ]
 
 
 def test_edits_that_are_no_rivals_are_not_timed() -> None:
