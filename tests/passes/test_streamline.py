@@ -19,6 +19,9 @@ from onnxprune.runtime import observe_shapes, open_session
 from onnxprune.streamlining import REWRITES
 from tests.building import CHECKED, Net
 
+# Rewrites that take nothing's place but what they find.
+CALM = tuple(rewrite.name for rewrite in REWRITES if not rewrite.rival)
+
 
 def layers(count: int = 2) -> Net:
     """Attention as sdpa exports it: roots on queries and keys, a mask made per layer, guards, computed shapes."""
@@ -58,8 +61,7 @@ def _path(tmp_path: Path) -> Path:
 def test_layers_of_attention_lose_all_that_is_no_product(path: Path, tmp_path: Path, before: tuple[str, ...]) -> None:
     """Before and behind int8; the clock may take all of it back where runs are as short as these."""
     small = tmp_path / "small.onnx"
-    calm = "+".join(rewrite.name for rewrite in REWRITES if not rewrite.rival)
-    result = optimize(path, output=small, passes=[*before, f"streamline:rewrites={calm}"])
+    result = optimize(path, output=small, passes=[*before, f"streamline:rewrites={'+'.join(CALM)}"])
     report = result.reports[-1]
     words = [change.what for change in report.changes]
     if not report.reverted:
@@ -112,7 +114,7 @@ def test_a_plan_with_an_unknown_rewrite_is_declined(path: Path) -> None:
 def test_a_plan_replays_where_an_earlier_edit_is_missing(path: Path) -> None:
     """Literals name what the graph itself says: a chain that reads otherwise now is left alone."""
     model = load(path)
-    one = Streamline()
+    one = Streamline(rewrites=CALM)
     shapes = observe_shapes(model, [layers().feeds(sizes) for sizes in CHECKED])
     edits = one.propose(model, (), Context(shapes=shapes)).edits
     assert {edit.kind for edit in edits} >= {"shapes", "nan-guards", "scales"}
