@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +20,19 @@ from onnxprune.learn import require_torch
 from onnxprune.learn.method import Method, Training
 from onnxprune.learn.methods import METHODS
 from onnxprune.loss import check_loss
-from onnxprune.model import Model, save
+from onnxprune.model import Model, save, to_bytes
 from onnxprune.replaying import check_destination
 from onnxprune.result import DataNote
-from onnxprune.resuming import trail_of
-from onnxprune.subject import load_subject
+from onnxprune.resuming import Trail, trail_of
+from onnxprune.search.finding import reach
+from onnxprune.search.goal import Goal
+from onnxprune.search.memory import Forgetful
+from onnxprune.search.searcher import Searcher
+from onnxprune.subject import Subject, load_subject
 from onnxprune.targets.target import parse_target
+
+if TYPE_CHECKING:
+    from onnxprune.learn.trainee import Search
 
 Progress = Callable[[str], None]
 # Training takes many samples; of those held out so many judge.
@@ -168,6 +176,7 @@ def train(
         mask=mask,
         seed=seed,
         kept=trail.kept(),
+        search=_search(subject, trail, seed, progress),
         progress=progress,
     )
     progress("judge and save")
@@ -207,6 +216,35 @@ def train(
         files=tuple(beside),
         notes=(*subject.model.notes, *trail.notes()),
     )
+
+
+def _search(subject: Subject, trail: Trail, seed: int, progress: Progress) -> Search:
+    """Cuts a form of the original to a speed on one thread, by its own latency and error tables."""
+
+    def search(model: Model, speedup: float) -> tuple[Model, Mapping[str, Any]]:
+        searcher = Searcher(
+            subject=subject,
+            model=model,
+            target=parse_target("cpu:1"),
+            identity=f"{trail.base['model']}.{hashlib.sha256(to_bytes(model)).hexdigest()}",
+            memory=Forgetful(),
+            timings=trail.timings(),
+            seed=seed,
+            structural=True,
+            progress=progress,
+        )
+        best = reach(searcher, Goal(speedup=speedup)).best
+        figures = {
+            "asked": speedup,
+            "predicted": best.predicted,
+            "measured": best.measured,
+            "loss": best.loss,
+            "levels": {name: str(level) for name, level in best.choice.items()},
+            "evaluations": searcher.judge.evaluations,
+        }
+        return searcher.builder.build(best.choice), figures
+
+    return search
 
 
 def _counts(model: Model) -> tuple[int, int]:

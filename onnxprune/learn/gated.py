@@ -1,26 +1,26 @@
-"""Units that gates multiply where stored weights sum them up, and the same gates folded into those weights."""
+"""Units that gates multiply in the rows of the weights that sum them up: so they act, and so they are written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 import torch
 
 from onnxprune.dimensions import Dimension
 from onnxprune.errors import Declined
-from onnxprune.graph import constants, walk
 from onnxprune.learn.call import Tensor
 from onnxprune.learn.gates import HardConcrete
-from onnxprune.learn.module import Slot
+from onnxprune.learn.module import OnnxModule
 from onnxprune.model import Model
 from onnxprune.sites import Site
 from onnxprune.weights import Weight, find_weights
 
 Array = np.ndarray[Any, Any]
+# A stored weight's axis and the entries [units, k] of each unit on it.
+Rows = tuple[int, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,13 +31,13 @@ class Gated:
         name: id of its site.
         units: how many.
         cost: numbers that go with one unit.
-        stored: weights that sum the units: name -> (axis, [units, k] entries of each unit on it).
+        stored: the weights that sum the units, and where.
     """
 
     name: str
     units: int
     cost: int
-    stored: Mapping[str, tuple[int, Array]]
+    stored: Mapping[str, Rows]
 
 
 def gated_units(model: Model, site: Site, dimension: Dimension) -> Gated:
@@ -77,9 +77,7 @@ class Gates:
         logits: [units] of each place.
     """
 
-    def __init__(
-        self, places: Sequence[Gated], graph: gs.Graph, law: HardConcrete, *, start: float, spread: float, seed: int
-    ) -> None:
+    def __init__(self, places: Sequence[Gated], law: HardConcrete, *, start: float, spread: float, seed: int) -> None:
         """Set every logit near `start`, normally spread by `spread`."""
         generator = torch.Generator().manual_seed(seed)
         self.places = tuple(places)
@@ -87,7 +85,6 @@ class Gates:
         self.logits = tuple(
             torch.nn.Parameter(start + spread * torch.randn(place.units, generator=generator)) for place in places
         )
-        self._slots = {name: tuple(_slots(graph, name)) for place in places for name in place.stored}
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is stepped, by name."""
@@ -106,66 +103,49 @@ class Gates:
         sums = [place.cost * p.sum() for place, p in zip(self.places, self.open_probabilities(), strict=True)]
         return torch.stack(sums).sum()
 
+    @property
+    def whole_cost(self) -> int:
+        """Numbers of all units."""
+        return sum(place.cost * place.units for place in self.places)
+
     def settled(self) -> list[Array]:
         """Voita's gates at the test."""
-        return [self.law.settled(logit.detach()).numpy().astype(np.float64) for logit in self.logits]
+        return [_numbers(self.law.settled(logit)) for logit in self.logits]
 
     def soft(self) -> list[Array]:
         """FLOP's gates at the test, none closed yet."""
-        return [self.law.soft(logit.detach()).numpy().astype(np.float64) for logit in self.logits]
-
-    def slots(self, values: Sequence[Tensor]) -> dict[Slot, Callable[[Tensor], Tensor]]:
-        """What the module does with the gated weights wherever they are read."""
-        found: dict[Slot, Callable[[Tensor], Tensor]] = {}
-        for place, value in zip(self.places, values, strict=True):
-            for name, (axis, elements) in place.stored.items():
-                for slot in self._slots[name]:
-                    # A weight may hold the units of several places.
-                    found[slot] = _then(found.get(slot), _scaled(axis, elements, value))
-        return found
+        return [_numbers(self.law.soft(logit)) for logit in self.logits]
 
 
-def _slots(graph: gs.Graph, name: str) -> Iterator[Slot]:
-    for _, node in walk(graph):
-        for slot, tensor in enumerate(node.inputs):
-            if tensor.name == name:
-                yield node.outputs[0].name, slot
+def _numbers(values: Tensor) -> Array:
+    array: Array = values.detach().cpu().numpy().astype(np.float64)
+    return array
 
 
-def _scaled(axis: int, elements: Array, value: Tensor) -> Callable[[Tensor], Tensor]:
-    where = torch.from_numpy(np.asarray(elements, np.int64))
-
-    def gate(weight: Tensor) -> Tensor:
-        vector = torch.ones(weight.shape[axis], dtype=weight.dtype, device=weight.device)
-        spread = value.to(weight)[:, None].expand(where.shape)
-        vector = vector.index_put((where.to(weight.device),), spread)
-        shape = [1] * weight.dim()
-        shape[axis] = -1
-        return weight * vector.reshape(shape)
-
-    return gate
-
-
-def _then(first: Callable[[Tensor], Tensor] | None, second: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    return second if first is None else lambda weight: second(first(weight))
-
-
-def folded(model: Model, places: Sequence[Gated], values: Sequence[Array]) -> Model:
-    """A copy of the model whose weights hold the gates: rows of closed units are zero, others scaled.
+def show(module: OnnxModule, places: Sequence[Gated], values: Sequence[Tensor | Array]) -> None:
+    """Let the module read gated weights from now on; what is written back holds the gates, too.
 
     Args:
-        model: with the weights that the gates were trained with.
+        module: whose views of those weights are set.
         places: that are gated.
-        values: [units] of each place.
+        values: [units] of each.
     """
-    copy = model.copy()
-    held = {constant.name: constant for constant in constants(copy.graph)}
+    held: dict[str, list[tuple[Rows, Tensor]]] = {}
     for place, value in zip(places, values, strict=True):
-        for name, (axis, elements) in place.stored.items():
-            constant = held[name]
-            vector = np.ones(constant.shape[axis])
-            vector[elements] = value[:, None]
-            shape = [1] * len(constant.shape)
-            shape[axis] = -1
-            constant.values = (constant.values * vector.reshape(shape)).astype(constant.values.dtype)
-    return copy
+        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
+        for name, rows in place.stored.items():
+            # A weight may hold the units of several places.
+            held.setdefault(name, []).append((rows, tensor))
+    module.views.update({name: _view(gates) for name, gates in held.items()})
+
+
+def _view(gates: Sequence[tuple[Rows, Tensor]]) -> Callable[[Tensor], Tensor]:
+    def gated(weight: Tensor) -> Tensor:
+        for (axis, elements), value in gates:
+            where = torch.from_numpy(np.asarray(elements, np.int64)).to(weight.device)
+            spread = value.to(weight)[:, None].expand(where.shape)
+            vector = torch.ones(weight.shape[axis]).to(weight).index_put((where,), spread)
+            weight = weight * vector.reshape([-1 if at == axis else 1 for at in range(weight.dim())])
+        return weight
+
+    return gated

@@ -87,13 +87,16 @@ def polarised(values: Array) -> float:
     return float(np.mean((values <= CLOSED) | (values >= OPEN))) if values.size else 1.0
 
 
-def within_budget(values: Sequence[Array], costs: Sequence[float], budget: float) -> list[Array]:
+def within_budget(
+    values: Sequence[Array], costs: Sequence[float], budget: float, least: Sequence[int] | None = None
+) -> list[Array]:
     """Which units stay when the most open ones fill a budget; the training saw their costs, the ranking need not.
 
     Args:
         values: [units] of each place, how open its gates are; what is 0 goes in any case.
         costs: of one unit of each place, above 0.
         budget: of all units that stay.
+        least: units of each place that stay in any case, its most open ones; none by default.
 
     Returns:
         [units] of each place, true where a unit stays. Their costs sum up to the budget or less, and by less than
@@ -104,9 +107,11 @@ def within_budget(values: Sequence[Array], costs: Sequence[float], budget: float
         key=lambda entry: (-entry[0], entry[1], entry[2]),
     )
     kept = [np.zeros(len(each), np.bool_) for each in values]
-    left = budget * (1 + 1e-9)
+    for place, count in enumerate(least or ()):
+        kept[place][np.argsort(-values[place], kind="stable")[:count]] = True
+    left = budget * (1 + 1e-9) - sum(cost * int(one.sum()) for cost, one in zip(costs, kept, strict=True))
     for value, place, unit in order:
-        if value > 0 and costs[place] <= left:
+        if value > 0 and not kept[place][unit] and costs[place] <= left:
             kept[place][unit] = True
             left -= costs[place]
     return kept

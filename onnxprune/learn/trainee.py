@@ -17,7 +17,7 @@ from onnxprune.errors import DataError
 from onnxprune.learn import objectives
 from onnxprune.learn.batching import Batch, Batches
 from onnxprune.learn.call import Tensor
-from onnxprune.learn.checkpoint import Checkpoint
+from onnxprune.learn.checkpoint import Checkpoint, State
 from onnxprune.learn.losses import Task, task_of
 from onnxprune.learn.method import Method, Training
 from onnxprune.learn.module import OnnxModule
@@ -33,6 +33,8 @@ from onnxprune.store import Kept, key_of
 from onnxprune.structure import Structure, read_structure
 
 Array = np.ndarray[Any, Any]
+# (model, times as fast as the one that came) -> (a cut model, figures).
+Search = Callable[[Model, float], tuple[Model, Mapping[str, Any]]]
 # So many held-out samples choose what is kept.
 _STEERING = 256
 
@@ -43,7 +45,8 @@ class Trainee:
 
     Attributes:
         model: as it came; a method never edits it.
-        module: the model as torch computes it; its parameters are what is trained.
+        form: of it that is trained: itself, or what a method has made of it.
+        module: that form as torch computes it; its parameters are what is trained.
         training: options that every method has.
         task: what is learned, and from whom it can be distilled.
         samples: inputs, of which those that calibrate train and held-out ones choose what is kept.
@@ -51,10 +54,14 @@ class Trainee:
         steering: of the held-out ones.
         probes: feeds of two shapes.
         parameters: what the optimizer steps, by the names of stored tensors.
+        mask: the input that is 0 at padded tokens; None: found by its name.
         seed: of every random choice.
+        search: a model cut to be so many times as fast as the one that came, and what was found; None: not at hand.
+        progress: told what is done.
     """
 
     model: Model
+    form: Model
     module: OnnxModule
     training: Training
     task: Task
@@ -64,7 +71,15 @@ class Trainee:
     probes: Sequence[Feeds]
     parameters: Mapping[str, torch.nn.Parameter]
     steering_labels: Array | None
+    mask: str | None = None
     seed: int = 0
+    search: Search | None = None
+    progress: Callable[[str], None] = lambda _: None
+
+    def work_on(self, form: Model) -> None:
+        """Train another form of the model from now on: cut, or factored. Its teacher stays the model that came."""
+        self.form = form
+        self.module, self.parameters = _module_of(form, self.training)
 
     @property
     def original(self) -> Session:
@@ -167,6 +182,7 @@ def teach(
     mask: str | None = None,
     seed: int = 0,
     kept: Kept | None = None,
+    search: Search | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Taught:
     """Run a method on a model, from its first step or from where an earlier run was interrupted.
@@ -181,6 +197,7 @@ def teach(
         mask: the input that is 0 at padded tokens.
         seed: of every random choice.
         kept: where an interrupted run is kept; None: nowhere.
+        search: for methods that cut by the clock.
         progress: told each step.
 
     Raises:
@@ -188,32 +205,14 @@ def teach(
     """
     torch.manual_seed(seed)
     trainee = trainee_of(training, model, loss, samples, probes, mask=mask, seed=seed)
+    trainee.search, trainee.progress = search, progress
     procedure = method.start(trainee)
-    schedule = Schedule(
-        steps=training.steps,
-        rate=training.lr,
-        warmup=training.warmup,
-        decay=training.decay,
-        clip=training.clip,
-        check=training.check,
-        patience=training.patience,
-        seed=seed,
-    )
     checkpoint = None
     if kept is not None:
         digest = hashlib.sha256(to_bytes(model)).hexdigest()
         parts = ("train", digest, spec.format(method), vars(training), seed, kept.key, torch.__version__)
         checkpoint = Checkpoint(kept.store, key_of(*parts), kept.fresh)
-    state = train(
-        trainee.parameters,
-        schedule,
-        trainee.batches.from_step,
-        lambda step, batch: trainee.loss(procedure, step, batch),
-        Measure("train", "held_out_loss", lambda: trainee.held_out(procedure), falls=True),
-        procedure,
-        checkpoint,
-        progress,
-    )
+    state = school(trainee, procedure, training.steps, checkpoint)
     with procedure.judging():
         after = trainee.held_out(procedure)
         result = method.finish(model, trainee, procedure)
@@ -233,6 +232,42 @@ def teach(
     )
 
 
+def school(trainee: Trainee, procedure: Procedure, steps: int, checkpoint: Checkpoint | None = None) -> State:
+    """Take so many steps; afterwards the parameters are the best that a check saw."""
+    training = trainee.training
+    schedule = Schedule(
+        steps=steps,
+        rate=training.lr,
+        warmup=training.warmup,
+        decay=training.decay,
+        clip=training.clip,
+        check=training.check,
+        patience=training.patience,
+        seed=trainee.seed,
+    )
+    return train(
+        trainee.parameters,
+        schedule,
+        trainee.batches.from_step,
+        lambda step, batch: trainee.loss(procedure, step, batch),
+        Measure("train", "held_out_loss", lambda: trainee.held_out(procedure), falls=True),
+        procedure,
+        checkpoint,
+        trainee.progress,
+    )
+
+
+def _module_of(model: Model, training: Training) -> tuple[OnnxModule, dict[str, torch.nn.Parameter]]:
+    """A model as torch computes it, and what of it is trained."""
+    module = OnnxModule(model)
+    if torch.cuda.is_available():
+        module = module.to("cuda")
+    names = trainable(module, model, with_embeddings=training.embeddings)
+    if not names:
+        raise DataError("train: no weight of the model can be trained. Give a model with float weights.")
+    return module, prepare(module, names)
+
+
 def trainee_of(
     training: Training,
     model: Model,
@@ -246,12 +281,7 @@ def trainee_of(
     """A model made ready to be trained."""
     original = open_session(model, threads=torch.get_num_threads())
     ports, feeds = original.inputs, samples.calibration
-    module = OnnxModule(model)
-    if torch.cuda.is_available():
-        module = module.to("cuda")
-    names = trainable(module, model, with_embeddings=training.embeddings)
-    if not names:
-        raise DataError("train: no weight of the model can be trained. Give a model with float weights.")
+    module, parameters = _module_of(model, training)
     # Labels of single tokens stand beside the padding.
     chosen = mask_input(ports, mask) if loss.labels is None or loss.labels.ndim < 2 else None
     crops = chosen is not None and may_crop(original.run, padded_one(feeds, chosen), chosen, ports)
@@ -260,6 +290,7 @@ def trainee_of(
     labels = samples.held_out_labels
     return Trainee(
         model=model,
+        form=model,
         module=module,
         training=training,
         task=task_of(loss, original, feeds),
@@ -267,7 +298,8 @@ def trainee_of(
         batches=Batches(feeds, ports, training.batch, seed, run=original.run, mask=cropped),
         steering=Batches(held_out, ports, training.batch, seed, run=original.run, mask=cropped),
         probes=probes,
-        parameters=prepare(module, names),
+        parameters=parameters,
         steering_labels=None if labels is None else labels[spread(len(labels), _STEERING)],
+        mask=mask,
         seed=seed,
     )

@@ -72,6 +72,7 @@ class Searcher:
         memory: what earlier runs have found of this model with these samples and options.
         unforeseen: bytes that a finished file took beyond what was foreseen.
         small: whether levels count that make the file smaller and no run faster.
+        structural: whether units and blocks alone can go; no weight becomes an integer or a pair then.
         timings: what a clock has said on this target.
     """
 
@@ -83,6 +84,7 @@ class Searcher:
     timings: Memory
     seed: int = 0
     small: bool = False
+    structural: bool = False
     budget: Budget = field(default_factory=Budget)
     progress: Progress = lambda _: None
 
@@ -101,7 +103,7 @@ class Searcher:
     @cached_property
     def ranks(self) -> Ranks:
         """Of pairs that can stand for linears."""
-        return ranks_of(self.model, self.places)
+        return {} if self.structural else ranks_of(self.model, self.places)
 
     @cached_property
     def builder(self) -> Builder:
@@ -121,6 +123,8 @@ class Searcher:
     @cached_property
     def statistics(self) -> Statistics | None:
         """Ranges for the integer forms that want them, and moments for pairs of low rank."""
+        if self.structural:
+            return None
         sites = find_sites(self.model)
         needs = SparseInt8().needs(self.model, sites)
         if self.ranks:
@@ -131,7 +135,9 @@ class Searcher:
     @cached_property
     def grid(self) -> Grid:
         """Levels of every place."""
-        integers = integers_of(self.model, Context(statistics=self.statistics))
+        integers: frozenset[str] = frozenset()
+        if not self.structural:
+            integers = integers_of(self.model, Context(statistics=self.statistics))
         return grid_of(self.builder.places, integers, self.ranks, small=self.small)
 
     @cached_property

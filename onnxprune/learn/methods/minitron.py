@@ -1,0 +1,77 @@
+"""Cut by activations to uniform widths, then distil logits without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, cast
+
+from onnxprune.errors import OptionError
+from onnxprune.learn.method import Need, Training
+from onnxprune.removal.ranking import BLIND, BY_INPUTS
+
+if TYPE_CHECKING:
+    from onnxprune.learn.procedure import Procedure
+    from onnxprune.learn.trainee import Trainee
+    from onnxprune.model import Model
+    from onnxprune.removal.ranking import Score
+
+
+@dataclass(frozen=True, kw_only=True)
+class Minitron:
+    """Cut the same share of heads and neurons in every layer, the least active first, and distil the original's logits.
+
+    Attributes:
+        heads: share of the heads of every attention that stay, in (0, 1]; 1: all.
+        neurons: share of the neurons of every feed-forward pair that stay, in (0, 1]; 1: all.
+        multiple: counts of neurons are rounded up to a multiple of this.
+        score: by which units are ranked, as in `remove-heads`; `minitron` is the paper's.
+        refit: refit what remains to the original's outputs before training, which the paper does not.
+    """
+
+    name: ClassVar[str] = "minitron"
+    summary: ClassVar[str] = "uniform widths by activations, then distillation of logits without labels"
+    source: ClassVar[str] = "Muralidharan et al. 2024, Compact Language Models via Pruning and Knowledge Distillation"
+    needs: ClassVar[Sequence[Need]] = ("calibration", "samples", "gradients")
+    reconstruction: ClassVar[str] = "the width of the residual stream stays; no search over shapes"
+    training: ClassVar[Training] = Training(distill=1.0, temperature=1.0)
+    heads: float = 0.5
+    neurons: float = 0.5
+    multiple: int = 1
+    score: str = "minitron"
+    refit: bool = False
+
+    def __post_init__(self) -> None:
+        """Reject shares that cut nothing, or all."""
+        for option in ("heads", "neurons"):
+            if not 0 < getattr(self, option) <= 1:
+                raise OptionError(f"{self.name}: {option} must be a share in (0, 1], got {getattr(self, option)}.")
+        if self.heads == self.neurons == 1:
+            raise OptionError(f"{self.name}: heads and neurons are both 1, so that nothing goes. Give a share below 1.")
+        if self.multiple < 1:
+            raise OptionError(f"{self.name}: multiple must be at least 1, got {self.multiple}.")
+        known = sorted({*BY_INPUTS, *BLIND})
+        if self.score not in known:
+            raise OptionError(f"{self.name}: score must be one of {', '.join(known)}, got {self.score!r}.")
+
+    def start(self, trainee: Trainee) -> Procedure:
+        """Cut; what follows is plain training with the original's outputs as the loss."""
+        from onnxprune.learn.cutting import cut
+        from onnxprune.learn.procedure import Procedure
+        from onnxprune.passes import RemoveHeads, RemoveNeurons
+
+        score, form = cast("Score", self.score), trainee.model
+        if self.heads < 1:
+            form = cut(trainee, form, RemoveHeads(keep=self.heads, score=score, refit=self.refit), self.name)
+        if self.neurons < 1:
+            one = RemoveNeurons(keep=self.neurons, score=score, refit=self.refit, multiple=self.multiple)
+            form = cut(trainee, form, one, self.name)
+        trainee.work_on(form)
+        return Procedure()
+
+    def finish(self, model: Model, trainee: Trainee, procedure: Procedure) -> Model:
+        """The cut model with its trained weights."""
+        from onnxprune.learn.module import write_back
+
+        del model, procedure
+        return write_back(trainee.form, trainee.module)
