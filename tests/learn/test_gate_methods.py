@@ -36,7 +36,7 @@ from tests.search.working import WorkTarget
 Array = np.ndarray[Any, Any]
 # Two layers of four heads and 96 neurons.
 HEADS, NEURONS = 4, 96
-QUICK = ("steps=20", "batch=16", "check=5", "lr=0.001")
+QUICK = {"steps": "20", "batch": "16", "check": "5", "lr": "0.001"}
 
 
 @pytest.fixture(name="place", autouse=True)
@@ -49,9 +49,10 @@ def _place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def trained(place: Path, method: str, *options: str, **rest: Any) -> Trained:
+    given = QUICK | dict(option.split("=") for option in options)
     return train(
         place / "model.onnx", method, data=str(place / "data.npz"), output=place / "out.onnx",
-        options=[*QUICK, *options], **rest,
+        options=[f"{name}={value}" for name, value in given.items()], **rest,
     )  # fmt: skip
 
 
