@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from onnxprune.weights import Weight, find_weights
 Array = np.ndarray[Any, Any]
 # A stored weight's axis and the entries [units, k] of each unit on it.
 Rows = tuple[int, Array]
+# Gates [units] as numbers, or computed anew in each run, so that gradients of several runs can be added up.
+Value = Callable[[], Tensor] | Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +93,9 @@ class Gates:
         """What is stepped, by name."""
         return {f"gates/{place.name}": logit for place, logit in zip(self.places, self.logits, strict=True)}
 
-    def drawn(self) -> list[Tensor]:
-        """Random gates, from torch's own generator."""
-        return [self.law.draw(logit) for logit in self.logits]
+    def drawn(self) -> list[Value]:
+        """Random gates, from torch's own generator: drawn now, and the same in every run until they are drawn again."""
+        return [partial(self.law.at, logit, self.law.noise(logit)) for logit in self.logits]
 
     def open_probabilities(self) -> list[Tensor]:
         """P(z != 0) of each place."""
@@ -122,7 +125,7 @@ def _numbers(values: Tensor) -> Array:
     return array
 
 
-def show(module: OnnxModule, places: Sequence[Gated], values: Sequence[Tensor | Array]) -> None:
+def show(module: OnnxModule, places: Sequence[Gated], values: Sequence[Value]) -> None:
     """Let the module read gated weights from now on; what is written back holds the gates, too.
 
     Args:
@@ -130,20 +133,20 @@ def show(module: OnnxModule, places: Sequence[Gated], values: Sequence[Tensor | 
         places: that are gated.
         values: [units] of each.
     """
-    held: dict[str, list[tuple[Rows, Tensor]]] = {}
+    held: dict[str, list[tuple[Rows, Value]]] = {}
     for place, value in zip(places, values, strict=True):
-        tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(value)
         for name, rows in place.stored.items():
             # A weight may hold the units of several places.
-            held.setdefault(name, []).append((rows, tensor))
+            held.setdefault(name, []).append((rows, value))
     module.views.update({name: _view(gates) for name, gates in held.items()})
 
 
-def _view(gates: Sequence[tuple[Rows, Tensor]]) -> Callable[[Tensor], Tensor]:
+def _view(gates: Sequence[tuple[Rows, Value]]) -> Callable[[Tensor], Tensor]:
     def gated(weight: Tensor) -> Tensor:
         for (axis, elements), value in gates:
             where = torch.from_numpy(np.asarray(elements, np.int64)).to(weight.device)
-            spread = value.to(weight)[:, None].expand(where.shape)
+            now = value() if callable(value) else torch.from_numpy(value)
+            spread = now.to(weight)[:, None].expand(where.shape)
             vector = torch.ones(weight.shape[axis]).to(weight).index_put((where,), spread)
             weight = weight * vector.reshape([-1 if at == axis else 1 for at in range(weight.dim())])
         return weight

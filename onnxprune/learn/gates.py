@@ -47,10 +47,13 @@ class HardConcrete:
         """P(z != 0) of each gate."""
         return torch.sigmoid(logits - self.beta * math.log(-self.gamma / self.zeta))
 
-    def draw(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One random z of each gate; its gradient goes to the logits."""
+    def noise(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One uniform draw for each gate."""
         u = torch.rand(logits.shape, generator=generator).to(logits)
-        u = self.epsilon + (1 - 2 * self.epsilon) * u
+        return self.epsilon + (1 - 2 * self.epsilon) * u
+
+    def at(self, logits: Tensor, u: Tensor) -> Tensor:
+        """Z of each gate at its noise; its gradient goes to the logits."""
         return self._stretched(torch.sigmoid((torch.log(u) - torch.log1p(-u) + logits) / self.beta))
 
     def settled(self, logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from onnxprune.errors import DataError, Declined
 from onnxprune.learn.call import Tensor
 from onnxprune.learn.factored import Factored
-from onnxprune.learn.gated import Gated, Gates, gated_units, show
+from onnxprune.learn.gated import Gated, Gates, Value, gated_units, show
 from onnxprune.learn.gates import polarised, within_budget
 from onnxprune.learn.lagrangian import Lagrangian
 from onnxprune.learn.procedure import Group, Procedure
@@ -138,7 +138,7 @@ class GateTraining(Procedure):
         self._show(self._decide(self.gates_of_units) if self.values is None else self.values)
         yield
 
-    def _show(self, values: Sequence[Tensor | Array]) -> None:
+    def _show(self, values: Sequence[Value]) -> None:
         show(self.trainee.module, self.gates_of_units.places, values)
 
     def _note(self, step: int) -> None:

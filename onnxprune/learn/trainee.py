@@ -234,17 +234,11 @@ def teach(
 
 def school(trainee: Trainee, procedure: Procedure, steps: int, checkpoint: Checkpoint | None = None) -> State:
     """Take so many steps; afterwards the parameters are the best that a check saw."""
-    training = trainee.training
+    one = trainee.training
     schedule = Schedule(
-        steps=steps,
-        rate=training.lr,
-        warmup=training.warmup,
-        decay=training.decay,
-        clip=training.clip,
-        check=training.check,
-        patience=training.patience,
-        seed=trainee.seed,
-    )
+        steps=steps, rate=one.lr, warmup=one.warmup, decay=one.decay, clip=one.clip, check=one.check,
+        patience=one.patience, seed=trainee.seed,
+    )  # fmt: skip
     return train(
         trainee.parameters,
         schedule,

@@ -119,10 +119,31 @@ def test_a_step_draws_the_same_gates_again() -> None:
     _, _, places = places_of(graphs.attention())
     gates = gates_of(places)
     torch.manual_seed(7)
-    first = gates.drawn()
+    (first,) = gates.drawn()
     torch.manual_seed(7)
-    assert torch.equal(gates.drawn()[0], first[0])
-    assert not torch.equal(gates.drawn()[0], first[0])
+    (same,), (other,) = gates.drawn(), gates.drawn()
+    assert callable(first)
+    assert callable(same)
+    assert callable(other)
+    assert torch.equal(first(), same())
+    assert not torch.equal(first(), other())
+
+
+def test_gradients_of_several_runs_of_a_step_add_up() -> None:
+    model, _, places = places_of(graphs.attention())
+    gates, module = gates_of(places), OnnxModule(model)
+    found = []
+    for runs in (1, 2):
+        torch.manual_seed(3)
+        show(module, places, gates.drawn())
+        gates.logits[0].grad = None
+        for _ in range(runs):
+            module(feed())["y"].square().sum().backward()
+        found.append(gates.logits[0].grad)
+    assert found[0] is not None
+    assert found[1] is not None
+    assert found[0].abs().sum().item() > 0
+    torch.testing.assert_close(found[1], 2 * found[0])
 
 
 def test_a_weight_that_something_else_reads_is_not_gated() -> None:

@@ -34,7 +34,8 @@ def test_a_gate_starts_as_open_as_its_paper_says(law: str, odds: float) -> None:
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("logit", [-2.0, 0.0, 1.5])
 def test_a_gate_is_open_as_often_as_its_probability_says(law: str, logit: float) -> None:
-    drawn = LAWS[law].draw(torch.full((20_000,), logit), torch.Generator().manual_seed(1))
+    logits = torch.full((20_000,), logit)
+    drawn = LAWS[law].at(logits, LAWS[law].noise(logits, torch.Generator().manual_seed(1)))
     p = float(LAWS[law].open_probability(torch.tensor(logit)))
     # Four standard deviations of a share of 20 000 draws.
     assert float((drawn != 0).float().mean()) == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 20_000))
@@ -49,9 +50,8 @@ def test_a_draw_follows_its_formula() -> None:
     u = 1e-6 + (1 - 2e-6) * u
     s = torch.sigmoid((torch.log(u / (1 - u)) + logits) / 0.33)
     wanted = (1.2 * s - 0.1).clamp(0, 1)
-    torch.testing.assert_close(
-        VOITA.draw(logits, torch.Generator().manual_seed(3)), wanted.float(), rtol=1e-4, atol=1e-4
-    )
+    drawn = VOITA.at(logits, VOITA.noise(logits, torch.Generator().manual_seed(3)))
+    torch.testing.assert_close(drawn, wanted.float(), rtol=1e-4, atol=1e-4)
 
 
 @settings(max_examples=40, deadline=None)
@@ -82,7 +82,7 @@ def test_a_rate_of_dropping_is_a_logit() -> None:
 
 def test_gradients_reach_gates_that_stand_between() -> None:
     logits = torch.zeros(200, requires_grad=True)
-    L0.draw(logits, torch.Generator().manual_seed(0)).sum().backward()
+    L0.at(logits, L0.noise(logits, torch.Generator().manual_seed(0))).sum().backward()
     assert logits.grad is not None
     share = float((logits.grad > 0).float().mean())
     assert 0.1 < share < 1
@@ -145,7 +145,8 @@ def trained(law: HardConcrete, target: float, steps: int = 800) -> tuple[torch.T
     optimizer = torch.optim.Adam(groups, lr=0.1)
     for step in range(steps):
         optimizer.zero_grad()
-        z = law.draw(logits.expand(16, 40), torch.Generator().manual_seed(step))
+        many = logits.expand(16, 40)
+        z = law.at(many, law.noise(many, torch.Generator().manual_seed(step)))
         loss = (worth * (1 - z).square()).mean()
         gone = 1 - law.open_probability(logits).mean()
         (loss + price.penalty(gone, step)).backward()
