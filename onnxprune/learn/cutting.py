@@ -9,7 +9,8 @@ from onnxprune.inputs import Inputs, Source, compare_inputs
 from onnxprune.learn.trainee import Trainee
 from onnxprune.loss import few
 from onnxprune.model import Model
-from onnxprune.protocol import Context, Pass
+from onnxprune.protocol import Context
+from onnxprune.removal import Removal
 from onnxprune.runtime import observe_shapes
 from onnxprune.sites import find_sites
 from onnxprune.structure import read_structure
@@ -18,7 +19,7 @@ from onnxprune.structure import read_structure
 _CALIBRATION = 512
 
 
-def cut(trainee: Trainee, model: Model, one: Pass, method: str) -> Model:
+def cut(trainee: Trainee, model: Model, one: Removal, method: str) -> Model:
     """The model after a pass.
 
     Args:

@@ -46,7 +46,7 @@ class TokenDistillation(Procedure):
         for pair in self.pairs:
             student = seen.outputs[pair.student].float()
             teacher = torch.from_numpy(np.asarray(theirs[pair.teacher])).to(student)
-            port = Port(pair.teacher, "tensor(float)", (None,) * teacher.dim())
+            port = Port(pair.teacher, np.dtype(np.float32), (None,) * teacher.dim())
             where = objectives.valid(self._trainee.original.inputs, seen.feeds, port, tuple(teacher.shape))
             distances.append(objectives.relative_squares(student, teacher, pair.features, where))
         mean = torch.stack(distances).mean()

@@ -101,7 +101,7 @@ class PeerTraining(GateTraining):
         for name in self.wanted:
             student = seen.outputs[name].float()
             teacher = torch.from_numpy(np.asarray(theirs[name])).to(student)
-            port = Port(name, "tensor(float)", (None,) * teacher.dim())
+            port = Port(name, np.dtype(np.float32), (None,) * teacher.dim())
             where = objectives.valid(self.trainee.original.inputs, seen.feeds, port, tuple(teacher.shape))
             distances.append(objectives.relative_squares(student, teacher, -1, where))
         return {**parts, "peers": self._peer * torch.stack(distances).mean()}

@@ -132,7 +132,7 @@ def test_a_step_draws_the_same_gates_again() -> None:
 def test_gradients_of_several_runs_of_a_step_add_up() -> None:
     model, _, places = places_of(graphs.attention())
     gates, module = gates_of(places), OnnxModule(model)
-    found = []
+    found: list[torch.Tensor | None] = []
     for runs in (1, 2):
         torch.manual_seed(3)
         show(module, places, gates.drawn())

@@ -70,7 +70,8 @@ class Flop:
         keep = within(form, self.keep)
 
         def decide(gates: Gates) -> list[Array]:
-            soft = gates.soft()
+            # A gate far closed is 0 to float32; what has to stay is not.
+            soft = [value.clip(min=1e-6) for value in gates.soft()]
             return [value * stays for value, stays in zip(soft, keep(soft), strict=True)]
 
         return FactoredTraining(trainee, gates, price, decide, rate=self.gate_lr, at=at, form=form)
