@@ -67,7 +67,7 @@ class HardConcrete:
     def survivors(self, logits: Tensor) -> Tensor:
         """FLOP's and CoFi's gates at the test: the n - sum P(z != 0) smallest are 0, the others stay soft."""
         soft = self.soft(logits).detach().clone()
-        closed = round(len(soft) - float(self.open_probability(logits).sum()))
+        closed = round(len(soft) - self.open_probability(logits).sum().item())
         soft[torch.argsort(soft, stable=True)[:closed]] = 0
         return soft
 

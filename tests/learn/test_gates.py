@@ -151,7 +151,7 @@ def trained(law: HardConcrete, target: float, steps: int = 800) -> tuple[torch.T
         gone = 1 - law.open_probability(logits).mean()
         (loss + price.penalty(gone, step)).backward()
         optimizer.step()
-    return logits.detach(), float(1 - law.open_probability(logits).mean())
+    return logits.detach(), 1 - law.open_probability(logits).mean().item()
 
 
 @pytest.mark.parametrize("law", LAWS)
