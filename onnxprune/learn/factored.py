@@ -38,12 +38,19 @@ class Component:
         cluster: of a table; None for a linear.
         least: components that must stay.
         gated: the same as units: rows of the right factor, or of the projection.
+        sizes: [components] their singular values.
     """
 
     edit: Edit
     cluster: int | None
     least: int
     gated: Gated
+    sizes: Array
+
+    def order(self) -> Array:
+        """[components] logarithms of their singular values beside the middle one's, within one either way."""
+        held = np.log(np.maximum(self.sizes, 1e-12))
+        return np.clip(held - np.median(held), -1.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +160,13 @@ def _of_pair(edit: Edit, weight: Weight, model: Model, names: set[str]) -> Compo
             refuse_constant(use, model)
     except Declined:
         least = 1
-    return Component(edit, None, least, Gated(edit.site, rank, left.shape[0] + right.shape[1], stored))
+    gated = Gated(edit.site, rank, left.shape[0] + right.shape[1], stored)
+    return Component(edit, None, least, gated, _sizes(left, right))
+
+
+def _sizes(left: Array, right: Array) -> Array:
+    """[r] of factors [k, r] and [r, n]."""
+    return np.linalg.norm(left.astype(np.float64), axis=0) * np.linalg.norm(right.astype(np.float64), axis=1)
 
 
 def _of_codes(edit: Edit) -> Iterator[Component]:
@@ -164,7 +177,9 @@ def _of_codes(edit: Edit) -> Iterator[Component]:
         rank = edit.tensors[f"codes.{cluster}"].shape[1]
         rows = {projection: (0, np.arange(start, start + rank)[:, None])}
         # Lookups of no numbers at all are no form of a table.
-        yield Component(edit, cluster, 1, Gated(f"{edit.site}.{cluster}", rank, tokens + width, rows))
+        gated = Gated(f"{edit.site}.{cluster}", rank, tokens + width, rows)
+        part = edit.tensors["projection"][start : start + rank]
+        yield Component(edit, cluster, 1, gated, _sizes(edit.tensors[f"codes.{cluster}"], part))
         start += rank
 
 

@@ -80,14 +80,24 @@ class Gates:
         logits: [units] of each place.
     """
 
-    def __init__(self, places: Sequence[Gated], law: HardConcrete, *, start: float, spread: float, seed: int) -> None:
-        """Set every logit near `start`, normally spread by `spread`."""
+    def __init__(
+        self,
+        places: Sequence[Gated],
+        law: HardConcrete,
+        *,
+        start: float,
+        spread: float,
+        seed: int,
+        apart: Sequence[Array] | None = None,
+    ) -> None:
+        """Set every logit near `start`, normally spread by `spread`, and `apart` [units] of each place from it."""
         generator = torch.Generator().manual_seed(seed)
         self.places = tuple(places)
         self.law = law
-        self.logits = tuple(
-            torch.nn.Parameter(start + spread * torch.randn(place.units, generator=generator)) for place in places
-        )
+        logits = [start + spread * torch.randn(place.units, generator=generator) for place in places]
+        if apart is not None:
+            logits = [one + torch.from_numpy(more).to(one) for one, more in zip(logits, apart, strict=True)]
+        self.logits = tuple(torch.nn.Parameter(one) for one in logits)
 
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         """What is stepped, by name."""

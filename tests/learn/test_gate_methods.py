@@ -146,6 +146,15 @@ def test_the_written_pairs_compute_what_the_gated_ones_do(place: Path, values: s
     assert second not in names
 
 
+def test_gates_start_in_the_order_of_singular_values(place: Path) -> None:
+    form = factored(trainee(place, Flop()), tables=False, sites=("linear.0",), method="flop")
+    (one,) = form.components
+    weight = stored(place / "model.onnx")["0.attention.q.weight"]
+    assert one.sizes == pytest.approx(np.linalg.svd(weight, compute_uv=False)[: one.gated.units], rel=1e-4)
+    assert (np.diff(one.order()) <= 1e-6).all()
+    assert np.abs(one.order()).max() <= 1
+
+
 def tokens(place: Path) -> None:
     """A lookup with a head tied to its table, and samples in which low numbers are frequent."""
     generator = np.random.default_rng(0)
@@ -264,6 +273,7 @@ def test_ziplm_reaches_its_speed_by_the_clock_in_rounds(place: Path, monkeypatch
         ("head-gates", ["keep=1.5"], "head-gates: keep must be a share in [0, 1) or a count, got 1.5."),
         ("head-gates", ["price=-1"], "head-gates: price must be at least 0, got -1.0."),
         ("flop", ["keep=1"], "flop: keep must be a share in (0, 1), got 1.0."),
+        ("flop", ["order=-1"], "flop: order must be at least 0, got -1.0."),
         ("flop", ["drop=0"], "flop: drop must be a share in (0, 1), got 0.0."),
         ("minitron", ["heads=0"], "minitron: heads must be a share in (0, 1], got 0.0."),
         (

@@ -29,6 +29,7 @@ class Flop:
         keep: share of the numbers of all factored weights, in (0, 1).
         tables: also tables of embeddings and heads tied to them, as codes in clusters by frequency.
         drop: rate of dropping that gates start from, in (0, 1).
+        order: how far logits start apart by the logarithms of singular values; 0: not at all, as the paper has it.
         gate_lr: learning rate of the gates and of the size's price.
         decide: share of the steps after which gates are fixed; the rest trains the weights alone.
         sites: these linears only; all of them by default.
@@ -38,11 +39,12 @@ class Flop:
     summary: ClassVar[str] = "low-rank pairs whose ranks are learned under a size"
     source: ClassVar[str] = "Wang, Wohlwend and Lei 2020, Structured Pruning of Large Language Models"
     needs: ClassVar[Sequence[Need]] = ("samples", "gradients")
-    reconstruction: ClassVar[str] = "pairs start from an SVD; gates are ranked to the exact size, then fixed"
+    reconstruction: ClassVar[str] = "pairs and the order of gates start from an SVD; gates are ranked to the exact size"
     training: ClassVar[Training] = Training()
     keep: float = 0.5
     tables: bool = False
     drop: float = 0.1
+    order: float = 1.0
     gate_lr: float = 0.05
     decide: float = 0.6
     sites: tuple[str, ...] = ()
@@ -53,6 +55,8 @@ class Flop:
         for option in ("keep", "drop"):
             if not 0 < getattr(self, option) < 1:
                 raise OptionError(f"{self.name}: {option} must be a share in (0, 1), got {getattr(self, option)}.")
+        if not 0 <= self.order < float("inf"):
+            raise OptionError(f"{self.name}: order must be at least 0, got {self.order}.")
 
     def start(self, trainee: Trainee) -> Procedure:
         """Factor the model and gate it."""
@@ -65,7 +69,8 @@ class Flop:
         trainee.work_on(form.form)
         at = step_of(self.decide, trainee.training.steps)
         places = [one.gated for one in form.components]
-        gates = Gates(places, FLOP, start=FLOP.logit_for(self.drop), spread=0.01, seed=trainee.seed)
+        apart = [self.order * one.order() for one in form.components]
+        gates = Gates(places, FLOP, start=FLOP.logit_for(self.drop), spread=0.01, seed=trainee.seed, apart=apart)
         price = SizePrice(form.whole, 1 - self.keep, at // 2)
         keep = within(form, self.keep)
 
