@@ -50,7 +50,7 @@ class Component:
     def order(self) -> Array:
         """[components] logarithms of their singular values beside the middle one's, within one either way."""
         held = np.log(np.maximum(self.sizes, 1e-12))
-        return np.clip(held - np.median(held), -1.0, 1.0)
+        return np.asarray(np.clip(held - np.median(held), -1.0, 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,8 @@ def _of_pair(edit: Edit, weight: Weight, model: Model, names: set[str]) -> Compo
 
 def _sizes(left: Array, right: Array) -> Array:
     """[r] of factors [k, r] and [r, n]."""
-    return np.linalg.norm(left.astype(np.float64), axis=0) * np.linalg.norm(right.astype(np.float64), axis=1)
+    norms = [np.linalg.norm(one.astype(np.float64), axis=axis) for axis, one in enumerate((left, right))]
+    return np.asarray(norms[0] * norms[1])
 
 
 def _of_codes(edit: Edit) -> Iterator[Component]:
