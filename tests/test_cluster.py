@@ -6,7 +6,9 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,14 @@ from click.testing import CliRunner
 
 from onnxprune import sweep, sweeping
 from onnxprune.cli import main
-from onnxprune.cluster import joining
+from onnxprune.cluster import crew, joining
 from onnxprune.cluster.clocks import Elsewhere
 from onnxprune.errors import MissingDependencyError, ModelError, OptionError, TargetError
 from onnxprune.store import FOLDER_VARIABLE, Store
-from onnxprune.targets.timing import Latency, Ratio, Timed
-from onnxprune.trials import Job
+from onnxprune.targets.target import parse_target
+from onnxprune.targets.timing import REFUSED, Latency, Ratio, Timed
+from onnxprune.targets.together import too_slow
+from onnxprune.trials import Job, Trial
 from tests import graphs
 
 # With the default pipeline twelve points.
@@ -128,6 +132,31 @@ def test_clocks_run_where_the_tag_is(tmp_path: Path, cluster: Any) -> None:
     assert first.latency_ms.median > 0
     assert second.speedup.ratio > 0
     assert (place.name, place.threads) == ("cpu:1", 1)
+
+
+def test_who_times_elsewhere_is_like_what_times_there() -> None:
+    place = Elsewhere("cpu:2", "", (), "there")
+    assert (place.threads, place.signs) == (2, parse_target("cpu:2").signs)
+    assert too_slow(place) is None
+    # A target of another runtime may refuse models.
+    assert too_slow(Elsewhere("web", "", (), "there")) == REFUSED
+
+
+def test_a_process_does_one_trial_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work: list[int] = []
+    most: list[int] = []
+
+    def slow(*_: Any) -> None:
+        at_work.append(1)
+        most.append(len(at_work))
+        time.sleep(0.02)
+        at_work.pop()
+
+    monkeypatch.setattr(crew, "carry_out", slow)
+    job, place = Job(model="m.onnx", data="d.npz"), Elsewhere("cpu:1", "", (), "there")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda at: crew._carry_out(job, Trial(name=str(at)), "", place), range(4)))
+    assert most == [1, 1, 1, 1]
 
 
 def test_what_is_timed_elsewhere_lies_where_all_can_read_it(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from onnxprune.model import data_files
 from onnxprune.runtime import Feeds
-from onnxprune.targets.target import parse_target
+from onnxprune.targets.target import Timer, parse_target
 from onnxprune.targets.timing import Timed
-from onnxprune.targets.together import signs_of
+from onnxprune.targets.together import signs_of, together
 
 # Dask's own retries of a task that failed for no fault of the input.
 RETRIES = 2
@@ -40,6 +40,11 @@ class Elsewhere:
     machine: str
 
     @property
+    def target(self) -> Timer:
+        """What times there; here it only says what it is like."""
+        return together([parse_target(self.tag)])
+
+    @property
     def name(self) -> str:
         """As the user writes it."""
         return self.tag
@@ -47,12 +52,12 @@ class Elsewhere:
     @property
     def threads(self) -> int:
         """Threads of one operator."""
-        return parse_target(self.tag).threads
+        return self.target.threads
 
     @property
     def signs(self) -> tuple[str, ...]:
         """Types of static activations and weights that are worth a try there."""
-        return signs_of(parse_target(self.tag))
+        return signs_of(self.target)
 
     def time(self, paths: Sequence[Path], feeds: Feeds, *, budget_s: float = 4.0) -> tuple[Timed, ...]:
         """Each model's figures, measured by a worker with the tag: this one where it carries it.
@@ -93,7 +98,7 @@ class Elsewhere:
 def _timed(target: str, paths: Sequence[str], feeds: Feeds, budget_s: float) -> tuple[Timed, ...]:
     """Figures of models by this process's clock."""
     with _CLOCK:
-        return parse_target(target).time([Path(path) for path in paths], feeds, budget_s=budget_s)
+        return together([parse_target(target)]).time([Path(path) for path in paths], feeds, budget_s=budget_s)
 
 
 def _carries(tag: str) -> bool:

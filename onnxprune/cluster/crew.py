@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from onnxprune.cluster.clocks import RETRIES, Elsewhere
+from onnxprune.errors import OptionError
 from onnxprune.progress import Progress, Turn
 from onnxprune.trials import Job, Trial, Tried, carry_out
+
+_TRIAL = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,11 @@ class Cluster:
             trial = futures[future]
             try:
                 found[trial.name] = future.result()
+            except CancelledError as error:
+                raise OptionError(
+                    f"{self.client.scheduler.address}: the scheduler went away before all trials were done. "
+                    "Begin again: what is in the cache is taken over."
+                ) from error
             except KilledWorker as error:
                 found[trial.name] = Tried(trial=trial, why=f"{error.allowed_failures + 1} workers that tried it died")
             if len(found) < len(trials):
@@ -55,5 +65,6 @@ class Cluster:
 
 
 def _carry_out(job: Job, trial: Trial, folder: str, place: Elsewhere) -> Tried:
-    """One trial on a worker."""
-    return carry_out(job, trial, folder, place)
+    """One trial on a worker; a process does one at a time, however many threads Dask gives it."""
+    with _TRIAL:
+        return carry_out(job, trial, folder, place)

@@ -155,6 +155,8 @@ def too_slow(place: Timer) -> float | None:
 
     Of several targets none may be slowed by more than noise; one alone may at least not refuse the model.
     """
+    # Who times elsewhere is as strict as what times there.
+    place = getattr(place, "target", place)
     if not isinstance(place, Together):
         return None
     return SLOWER if len(place.places) > 1 else REFUSED
