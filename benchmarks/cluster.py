@@ -4,8 +4,9 @@
 
 Writes `cluster.json` after each step, and `cluster.md` from it. One sweep goes to its end in one process with an empty
 cache. What the clock said in it (entries of kind `timing`) is the latency table that each of the others starts with:
-again in one process; with `--scheduler local --workers 2`; and with a worker killed by SIGKILL in the middle of its
-second trial. Fronts are compared point by point, plans byte for byte.
+again in one process; with `--scheduler local --workers 2`; and with a worker killed by SIGKILL once three trials are
+done. Fronts are compared point by point, plans byte for byte. Without `--fixture` on a made-up transformer of one
+layer, which takes a minute; a fixture is searched for speed-ups, too.
 """
 
 import argparse
@@ -21,42 +22,47 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.main_job import machine
 from benchmarks.tables import table
 from onnxprune.store import FOLDER_VARIABLE, Store
 from onnxprune.sweeping import Sweep, sweep
-
-_FIXTURES = Path(__file__).parents[1] / "fixtures"
-# With the default pipeline twelve points.
-_SPEEDUPS = (1.5, 2.5)
-_SIZES = ("0.2x",)
-_INT8 = "sparse-int8 pack-weights"
-_RECIPES = (
-    "sparse-int8:activations=none pack-weights",
-    "sparse-int8:sparsity=0.5 pack-weights",
-    "sparse-int8:bits=4 pack-weights",
-    f"remove-channels:keep=0.9 {_INT8}",
-    f"remove-channels:keep=0.75 {_INT8}",
-    f"remove-channels:keep=0.5 {_INT8}",
-    f"remove-channels:keep=0.75,score=magnitude {_INT8}",
-    "remove-channels:keep=0.75 sparse-int8:sparsity=0.5 pack-weights",
-)
+from tests import graphs
 
 Row = dict[str, Any]
+
+_FIXTURES = Path(__file__).parents[1] / "fixtures"
+# With the default pipeline twelve points each.
+_MADE_UP: Row = {
+    "recipe": (
+        "sparse-int8:linears=stored",
+        "sparse-int8:linears=stored,sparsity=0.5",
+        "sparse-int8:linears=stored,bits=4",
+        "remove-heads:keep=3 sparse-int8:linears=stored",
+        "remove-heads:keep=2 sparse-int8:linears=stored",
+        "remove-heads:keep=1",
+        "remove-heads:keep=2,score=magnitude",
+        "remove-neurons:keep=0.75",
+        "remove-neurons:keep=0.5",
+        "remove-neurons:keep=0.25",
+        "remove-heads:keep=2 remove-neurons:keep=0.5",
+    )
+}
+_SEARCHED: Row = {"speedup": (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5), "size": ("0.25x", "0.2x", "0.15x")}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Sweep four times, compare, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
-    parser.add_argument("--fixture", default="fashion-convnet")
+    parser.add_argument("--fixture")
     options = parser.parse_args(arguments)
     result: Row = {"machine": machine(), "fixture": options.fixture, "rows": []}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        model = scratch / "model.onnx"
-        shutil.copy(_FIXTURES / options.fixture / "model.onnx", model)
-        data = str(_FIXTURES / options.fixture / "calibration.npz")
+        model, data = prepared(scratch, options.fixture)
+        wishes = _MADE_UP if options.fixture is None else _SEARCHED
         steps: list[tuple[str, Row, Callable[[str], None]]] = [
             ("the clock speaks", {}, lambda _: None),
             ("one process", {}, lambda _: None),
@@ -67,14 +73,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with cached(scratch / f"cache{at}", scratch / "cache0" if at else None):
                 began = time.perf_counter()
                 found = sweep(
-                    model, data=data, output=scratch / f"front{at}", speedup=_SPEEDUPS, size=_SIZES, recipe=_RECIPES,
-                    progress=progress, **more,
+                    model, data=data, output=scratch / f"front{at}", progress=progress, **wishes, **more,
                 )  # fmt: skip
                 seconds = time.perf_counter() - began
             reference = scratch / "front1" if at > 1 else None
             result["rows"].append(row(title, found, seconds, scratch / f"front{at}", reference, result["rows"]))
             (options.folder / "cluster.json").write_text(json.dumps(result, indent=1) + "\n")
             (options.folder / "cluster.md").write_text(page(result))
+
+
+def prepared(folder: Path, fixture: str | None) -> tuple[Path, str]:
+    """A model and its samples."""
+    if fixture is not None:
+        shutil.copy(_FIXTURES / fixture / "model.onnx", folder / "model.onnx")
+        return folder / "model.onnx", str(_FIXTURES / fixture / "calibration.npz")
+    model = graphs.saved(graphs.layers(1), folder)
+    feeds = [graphs.feeds_for(model, seed=seed, batch=1) for seed in range(32)]
+    np.savez(folder / "data.npz", x=np.stack([feed["x"] for feed in feeds]))
+    return model, str(folder / "data.npz")
 
 
 @contextmanager
@@ -152,7 +168,8 @@ def page(result: Row) -> str:
         )
     head = ("sweep", "points tried", "on the front", "failed", "same front", "same plans, byte for byte", "s")
     names = ", ".join(one["name"] for one in result["rows"][-1]["points"])
-    where = f"fixtures/{result['fixture']}, {result['machine']['cpu']}, {result['machine']['cores']} cores"
+    what = "a made-up transformer of one layer" if result["fixture"] is None else f"fixtures/{result['fixture']}"
+    where = f"{what}, {result['machine']['cpu']}, {result['machine']['cores']} cores"
     parts = [
         "# A sweep on a cluster",
         "Generated by `python -m benchmarks.cluster`; not edited by hand.",
