@@ -14,7 +14,7 @@ from onnxprune.errors import ModelError
 from onnxprune.fidelity import Fidelity, compare
 from onnxprune.memory import short_of_memory
 from onnxprune.model import Model, data_files, load
-from onnxprune.runtime import Feeds, Session, open_session, written
+from onnxprune.runtime import Feeds, Level, Session, open_session, written
 
 Outputs = dict[str, Any]
 Check = Literal["full", "basic", "none"]
@@ -172,20 +172,25 @@ def refuse_moved(before: Model, after: Model, probes: Sequence[Feeds]) -> None:
     Raises:
         Broken: an output moved further, or is not finite where it was.
     """
-    first, second = open_session(before), open_session(after)
-    plain, other = open_session(before, level="none"), open_session(after, level="none")
-    for feeds in probes:
-        expected, unoptimized = first.run(feeds), plain.run(feeds)
-        for came in (second.run(feeds), other.run(feeds)):
+    wanted, unoptimized = _outputs(before, probes), _outputs(before, probes, level="none")
+    levels: tuple[Level, ...] = ("default", "none")
+    for level in levels:
+        for expected, noisy, came in zip(wanted, unoptimized, _outputs(after, probes, level=level), strict=True):
             for name, value in expected.items():
                 if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or came[name].shape != value.shape:
                     continue
                 known = np.isfinite(value)
-                moved, noise = (_largest_move(one[name], value, known) for one in (came, unoptimized))
+                moved, noise = (_largest_move(one[name], value, known) for one in (came, noisy))
                 scale = max(float(np.max(np.abs(value[known]), initial=0.0)), 1e-6)
                 allowed = max(LOSSLESS_TOLERANCE * scale, _LEVEL_NOISE_FACTOR * noise)
                 if not moved <= allowed:
                     raise Broken(f"output {name!r} moved by {moved:.3g}, a rewrite may move it by {allowed:.3g}")
+
+
+def _outputs(model: Model, probes: Sequence[Feeds], level: Level = "default") -> list[Outputs]:
+    """What a model answers; no session outlives this."""
+    session = open_session(model, level=level)
+    return [session.run(feeds) for feeds in probes]
 
 
 def _largest_move(value: Any, wanted: Any, known: Any) -> float:

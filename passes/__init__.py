@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from onnxprune.errors import OptionError
+from onnxprune.passes.approximate_activations import ApproximateActivations
 from onnxprune.passes.cluster import Cluster
 from onnxprune.passes.factor_embedding import FactorEmbedding
 from onnxprune.passes.factor_linear import FactorLinear
@@ -45,6 +46,7 @@ OWN: tuple[type[Any], ...] = (
     SmoothActivations,
     SparseInt8,
     Cluster,
+    ApproximateActivations,
     Streamline,
     PackWeights,
 )
@@ -68,6 +70,7 @@ def known() -> Mapping[str, type[Pass]]:
 
 __all__ = [
     "OWN",
+    "ApproximateActivations",
     "Cluster",
     "FactorEmbedding",
     "FactorLinear",

@@ -104,6 +104,21 @@ def feed_forward() -> onnx.ModelProto:
     return model(nodes, [info("x", shape)], [info("y", shape)], constants)
 
 
+def gelu() -> onnx.ModelProto:
+    """A Gelu as TorchScript spells it, and a product behind it."""
+    nodes = [
+        node("Div", ["x", "root"], ["scaled"]),
+        node("Erf", ["scaled"], ["e"]),
+        node("Add", ["e", "one"], ["plus"]),
+        node("Mul", ["x", "plus"], ["gated"]),
+        node("Mul", ["gated", "half"], ["g"]),
+        node("MatMul", ["g", "w"], ["y"]),
+    ]
+    numbers = {name: np.array(value, np.float32) for name, value in (("root", 2**0.5), ("one", 1), ("half", 0.5))}
+    shape = ("batch", WIDTH)
+    return model(nodes, [info("x", shape)], [info("y", shape)], {**numbers, "w": weights(WIDTH, WIDTH)})
+
+
 def dead_units() -> onnx.ModelProto:
     """A feed-forward block of which every fourth unit has no weights into it."""
     proto = feed_forward()

@@ -36,6 +36,7 @@ from tests.ngrams.making import language, trigram, with_vectorizer
 
 # A new pass adds its line: the specs that are tried on every graph.
 SPECS: dict[str, tuple[str, ...]] = {
+    "approximate-activations": ("approximate-activations", "approximate-activations:gelu=sigmoid"),
     "cluster": ("cluster", "cluster:centroids=256", "cluster:solver=round,embeddings=no"),
     "factor-embedding": (
         "factor-embedding:ratio=0.4",
@@ -99,6 +100,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "half": lambda: graphs.matmul(dtype=np.float16),
     "gemm": lambda: graphs.gemm(transB=1, alpha=0.5, beta=2.0),
     "feed-forward": graphs.feed_forward,
+    "gelu": graphs.gelu,
     "dead units": graphs.dead_units,
     "attention": graphs.attention,
     "residual": graphs.residual_blocks,
