@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from onnxprune.calibration import Needs
 from onnxprune.errors import Declined, OptionError
@@ -14,7 +14,7 @@ from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.sites import GRAPH, Site
-from onnxprune.streamlining.activations import BOUNDS, approximate
+from onnxprune.streamlining.activations import BOUNDS, Form, approximate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ApproximateActivations:
 
     name: ClassVar[str] = "approximate-activations"
     lossless: ClassVar[bool] = False
-    gelu: Literal["tanh", "sigmoid"] = "tanh"
+    gelu: Form = "tanh"
 
     def __post_init__(self) -> None:
         """Reject forms whose distance is not known."""
@@ -57,9 +57,10 @@ class ApproximateActivations:
         """The model with cheaper activations; the change says how far each may be from the exact one."""
         changes = []
         for edit in edits:
-            form = edit.args.get("gelu")
-            if form not in BOUNDS:
-                raise Declined(f"{edit.id}: no form of a Gelu is named {form!r}")
+            asked = edit.args.get("gelu")
+            form = next((known for known in BOUNDS if known == asked), None)
+            if form is None:
+                raise Declined(f"{edit.id}: no form of a Gelu is named {asked!r}")
             (params, size), (model, count) = storage(model.graph), _approximated(model, form)
             params_after, size_after = storage(model.graph)
             what = f"{count} Gelu{'s' * (count != 1)} by {form}, each within {BOUNDS[form]:g} of the exact one"
@@ -76,7 +77,7 @@ class ApproximateActivations:
         return model, tuple(changes)
 
 
-def _approximated(model: Model, form: Literal["tanh", "sigmoid"]) -> tuple[Model, int]:
+def _approximated(model: Model, form: Form) -> tuple[Model, int]:
     copy = model.copy()
     refresh_shapes(copy)
     count = approximate(copy, form)

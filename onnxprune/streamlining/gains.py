@@ -71,7 +71,8 @@ def _scaled(node: gs.Node, tensor: gs.Tensor, gain: Array, overridable: frozense
     across = bool(node.attrs.get("transB", 0))
     if held.shape[1 if across else 0] != len(gain):
         return None
-    values: Array = (held.astype(np.float64) * (gain if across else gain[:, None])).astype(held.dtype)
+    with np.errstate(over="ignore"):
+        values: Array = (held.astype(np.float64) * (gain if across else gain[:, None])).astype(held.dtype)
     return values if np.isfinite(values).all() else None
 
 

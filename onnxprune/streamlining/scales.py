@@ -120,7 +120,8 @@ class _Absorbed:
         held = numbers(tensor)
         if held.dtype.kind != "f":
             return None
-        scaled = (held.astype(np.float64) * factor).astype(held.dtype)
+        with np.errstate(over="ignore"):
+            scaled = (held.astype(np.float64) * factor).astype(held.dtype)
         # No entry may leave the type's range, above or below.
         if not np.isfinite(scaled).all() or ((scaled == 0) != (held == 0)).any():
             return None

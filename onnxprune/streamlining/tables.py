@@ -31,7 +31,11 @@ def _carry_out(model: Model, _: Wish) -> Done:
             if row is None or table is None:
                 continue
             held = numbers(table)
-            table.values = (held.astype(np.float64) + row).astype(held.dtype)
+            with np.errstate(over="ignore"):
+                added = (held.astype(np.float64) + row).astype(held.dtype)
+            if not np.isfinite(added).all():
+                continue
+            table.values = added
             substitute(node.outputs[0], node.inputs[1 - slot])
             node.inputs.clear()
             node.outputs.clear()
