@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 from onnxprune import spec
 from onnxprune.gradual import with_recovery
-from onnxprune.passes import PackWeights, known
+from onnxprune.passes import PackWeights, Streamline, known
 from onnxprune.plan import Plan
 from onnxprune.progress import Progress
 from onnxprune.protocol import Pass
@@ -116,12 +116,12 @@ class Bench:
             # What came packed goes packed.
             chosen = (*chosen, PackWeights())
         if goal.searches and self.subject.loss is not None:
-            lossless, packing = passes_of(LOSSLESS_PASSES), PackWeights()
+            lossless, last = passes_of(LOSSLESS_PASSES), (Streamline(), PackWeights())
             searcher = self.searcher(small=goal.most_bytes(1) < math.inf)
             searcher.judge.begin(Budget(seconds=goal.budget_s))
             floors = Floors(self.subject, goal, metric)
-            aimed, outcome = aim(searcher, goal, floors, lambda wanted: self._run((*lossless, *wanted, packing), None))
-            chosen = (*lossless, *aimed.passes, packing)
+            aimed, outcome = aim(searcher, goal, floors, lambda wanted: self._run((*lossless, *wanted, *last), None))
+            chosen = (*lossless, *aimed.passes, *last)
             if recover is not None:
                 chosen = with_recovery(chosen, recover)
                 outcome = self._run(chosen, None)

@@ -156,8 +156,11 @@ def _rewrite(make: Rewriter, chain: Chain, moves: Sequence[Sequence[Any]]) -> No
     for node in chain.nodes:
         if _moves(node):
             continue
+        # Its entries stand in another order now, so that its name would promise too much.
+        early = make.variable(f"{node.outputs[0].name}.early")
         node.inputs[_slot(node)] = tensor
-        tensor = node.outputs[0]
+        node.outputs = [early]
+        tensor = early
     new: list[gs.Node] = []
     for kind, numbers_of in moves:
         moved = make.variable(f"{out.name}.moved")
