@@ -21,6 +21,7 @@ from onnxprune.model import Model, data_files, save, size_on_disk
 from onnxprune.packing import unpacked
 from onnxprune.plan import Edit, plan_files
 from onnxprune.progress import Progress, Turn
+from onnxprune.recipes import followed
 from onnxprune.replaying import apply, check_destination, replay
 from onnxprune.result import DataNote, Reached, Result
 from onnxprune.runtime import Feeds, observe_shapes
@@ -47,6 +48,7 @@ def optimize(
     output: Path | str | None = None,
     data: str | None = None,
     passes: Sequence[str] = (),
+    recipe: str | None = None,
     fidelity: float | Literal["off"] | None = None,
     target: str | Sequence[str] = "cpu:1",
     shape: Sequence[str] = (),
@@ -78,6 +80,7 @@ def optimize(
         output: where the result goes; `NAME.optimized.onnx` beside the input by default.
         data: sample inputs: an .npz, a folder of .npz files, or `module:function`; synthetic inputs without it.
         passes: specs of the passes to run after `simplify`; the default pipeline without them.
+        recipe: a named list of passes, see `onnxprune methods`; `recover` is then how long its recovery lasts, 0 none.
         fidelity: the floor under which edits are reverted; 0.95 by default, none with `passes`.
         target: where to time, e.g. `cpu:1`; of several, an edit made for speed must please each.
         shape: `NAME=1x128` for the timed run; the first sample's shapes by default.
@@ -121,6 +124,7 @@ def optimize(
         raise OptionError(
             f"A latency goal needs milliseconds, which {place.name} does not give. Name a speed-up instead."
         )
+    passes, recover = followed(recipe, passes, recover, gradual)
     _check_goal(goal, passes, gradual)
     chosen = with_recovery(passes_of(passes), recover, gradual)
     floor = _floor(fidelity, free=bool(passes) or goal.searches)

@@ -23,6 +23,7 @@ COMMANDS = (
     checking.check,
     listing.inspect,
     listing.passes,
+    listing.methods,
     listing.targets,
     caching.cache,
 )

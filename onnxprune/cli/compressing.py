@@ -17,6 +17,7 @@ from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE, TARGETS,
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: NAME.optimized.onnx beside MODEL.")
 @click.option("--data", help="Sample inputs: an .npz, a folder of .npz files, or module:function. Synthetic if absent.")
 @click.option("--pass", "passes", multiple=True, metavar="SPEC", help="Run these passes only, in this order.")
+@click.option("--recipe", metavar="NAME", help="Run the passes of a published method, see `onnxprune methods`.")
 @click.option("--fidelity", help="Least share of the outputs' variance that must survive, or off.  [default: 0.95]")
 @click.option("--speedup", metavar="2", help="Times as fast as MODEL, at least: a plan is searched for.")
 @click.option("--latency", metavar="5ms", help="Of one run on the target, at most.")

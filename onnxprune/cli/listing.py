@@ -1,4 +1,4 @@
-"""Commands that show what there is: `inspect`, `passes`, `targets`."""
+"""Commands that show what there is: `inspect`, `passes`, `methods`, `targets`."""
 
 from __future__ import annotations
 
@@ -100,6 +100,27 @@ def passes(names: tuple[str, ...], markdown: Path | None, as_json: bool) -> None
             print_manual(manual_of(kind), console())
     else:
         print_passes(chosen, console())
+
+
+@click.command()
+@click.argument("name", required=False)
+@JSON
+@quietly
+def methods(name: str | None, as_json: bool) -> None:
+    """List the published methods with what each needs and what runs it; or all about the one of this NAME."""
+    from onnxprune.report.json import dumps
+    from onnxprune.report.systems import print_system, print_systems
+    from onnxprune.systems import options_of, system_of, systems
+
+    one = None if name is None else system_of(name)
+    if as_json:
+        shown = systems() if one is None else (one,)
+        held = [{**each.to_json(), "options": list(options_of(each))} for each in shown]
+        click.echo(dumps(held if one is None else held[0]))
+    elif one is not None:
+        print_system(one, console())
+    else:
+        print_systems(systems(), console())
 
 
 @click.command()
