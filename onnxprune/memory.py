@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
-import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from onnxprune.errors import OptionError, OutputError
+from onnxprune.files import require_space, scratch
 from onnxprune.sizes import parse_size
 
 Array = np.ndarray[Any, Any]
@@ -189,8 +189,8 @@ class Arena:
     @contextmanager
     def opened(cls) -> Iterator[Arena]:
         """An arena that is gone after the block."""
-        with tempfile.TemporaryDirectory(prefix="onnxprune-", ignore_cleanup_errors=True) as folder:
-            yield cls(Path(folder))
+        with scratch() as folder:
+            yield cls(folder)
 
     def put(self, array: Array) -> Array:
         """A read-only copy that lies in a file."""
@@ -214,6 +214,7 @@ class Arena:
     def _file(self, size: int) -> MappedFile:
         path = self._folder / str(self._count)
         self._count += 1
+        require_space(path, size)
         with path.open("wb") as file:
             file.truncate(size)
         held = map_file(path)

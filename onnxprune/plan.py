@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from onnxprune.errors import PlanError
-from onnxprune.files import atomic
+from onnxprune.files import atomic, require_space
+from onnxprune.tensorfile import chunks, read_tensors
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
@@ -165,18 +165,21 @@ def plan_files(plan: Plan, path: Path) -> Iterator[None]:
         OutputError: the place cannot be written.
     """
     named = tensors_of(plan.edits)
-    packed = safetensors.numpy.save({name: np.asarray(array, order="C") for name, array in named.items()})
+    state = hashlib.sha256()
+    for chunk in chunks(named):
+        state.update(chunk)
     document = {
         "schema": SCHEMA,
         "model_sha256": plan.model_sha256,
-        "tensors_sha256": hashlib.sha256(packed).hexdigest(),
+        "tensors_sha256": state.hexdigest(),
         "versions": dict(plan.versions),
         "options": dict(plan.options),
         "seed": plan.seed,
         "edits": edits_to_json(plan.edits),
     }
+    require_space(path, sum(array.nbytes for array in named.values()))
     with atomic(path) as file, atomic(tensor_path(path)) as tensors:
-        tensors.write(packed)
+        tensors.writelines(chunks(named))
         file.write((json.dumps(document, indent=1) + "\n").encode())
         # A disk that is full says so now, before anything else takes its place.
         tensors.flush()
@@ -202,12 +205,13 @@ def read_plan(path: Path) -> Plan:
         raise PlanError(f"{path}: not a plan of schema {SCHEMA}. Make it again with this version of optimize.")
     beside = tensor_path(path)
     try:
-        packed = beside.read_bytes()
-        tensors = safetensors.numpy.load(packed)
+        tensors, _ = read_tensors(beside)
+        with beside.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except (OSError, safetensors.SafetensorError, ValueError, KeyError) as error:
         raise PlanError(f"{beside}: the plan's tensors cannot be read ({error}). Keep both files together.") from error
     # Plans that people write state no digest.
-    if document.get("tensors_sha256", "") not in {"", hashlib.sha256(packed).hexdigest()}:
+    if document.get("tensors_sha256", "") not in {"", actual}:
         raise PlanError(f"{beside}: not the tensors of {path.name}, or damaged. Copy both files again.")
     try:
         return Plan(

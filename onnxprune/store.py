@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from onnxprune.errors import OutputError
 from onnxprune.sizes import parse_size
+from onnxprune.tensorfile import chunks, read_tensors
 
 Tensors = Mapping[str, np.ndarray[Any, Any]]
 
@@ -268,10 +268,10 @@ def _write(path: Path, document: Any, arrays: Tensors) -> None:
         raise ValueError(f"its document takes {len(text)} bytes")
     metadata = {"document": text, "sha256": digest_of(text, arrays)}
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:24]}.", suffix=".part")
-    os.close(handle)
     temporary = Path(name)
     try:
-        safetensors.numpy.save_file(dict(arrays), temporary, metadata=metadata)
+        with os.fdopen(handle, "wb") as file:
+            file.writelines(chunks(arrays, metadata))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -280,10 +280,8 @@ def _write(path: Path, document: Any, arrays: Tensors) -> None:
 def _read(path: Path, most: int) -> Held:
     if path.stat().st_size > most + _LARGEST_DOCUMENT:
         raise ValueError("larger than the whole cache may be")
-    with safetensors.safe_open(path, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        text = metadata["document"]
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    tensors, metadata = read_tensors(path)
+    text = metadata["document"]
     if digest_of(text, tensors) != metadata["sha256"]:
         raise ValueError("its digest is another")
     return Held(json.loads(text), tensors)

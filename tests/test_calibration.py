@@ -199,9 +199,7 @@ def test_a_full_disk_is_told(model: Model, tmp_path: Path, monkeypatch: pytest.M
     needs = Needs(grams=frozenset(EVERY))
     monkeypatch.setattr("tempfile.gettempdir", lambda: "place")
     monkeypatch.setattr("onnxprune.calibration.tempfile.TemporaryFile", full)
-    monkeypatch.setattr(
-        "onnxprune.runtime.writing.tempfile.TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path)
-    )
+    monkeypatch.setattr("onnxprune.files.tempfile.TemporaryDirectory", partial(TemporaryDirectory, dir=tmp_path))
     with pytest.raises(OutputError) as caught:
         collect(model, needs, samples_of(), memory_bytes=1300)
     assert str(caught.value) == (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from onnxprune import files
 from onnxprune.errors import OutputError
-from onnxprune.files import atomic, free_name
+from onnxprune.files import atomic, free_name, require_space, scratch
 
 
 def test_a_file_takes_its_place_when_the_block_ends_well(tmp_path: Path) -> None:
@@ -70,3 +72,51 @@ def test_a_free_name_is_the_first_that_nobody_has(tmp_path: Path) -> None:
     assert free_name(tmp_path / "m.data") == tmp_path / "m.1.data"
     (tmp_path / "m.1.data").touch()
     assert free_name(tmp_path / "m.data") == tmp_path / "m.2.data"
+
+
+def test_a_file_has_no_name_before_it_is_whole(tmp_path: Path) -> None:
+    """So a process that is killed leaves nothing; where a system has no such files, a temporary name stands there."""
+    with atomic(tmp_path / "result"):
+        assert not list(tmp_path.iterdir())
+
+
+def test_without_files_that_have_no_name_a_temporary_one_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE")
+    with atomic(tmp_path / "result") as file:
+        file.write(b"whole")
+        assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+    assert (tmp_path / "result").read_bytes() == b"whole"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_has_no_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1_500_000))
+    require_space(tmp_path / "m.onnx", 1_500_000)
+    with pytest.raises(OutputError) as caught:
+        require_space(tmp_path / "m.onnx", 2_000_000)
+    assert str(caught.value) == (
+        f"{tmp_path / 'm.onnx'}: needs 2.0 MB, the disk has 1.5 MB free. "
+        "Make room, or choose another place with --output."
+    )
+    with scratch() as folder, pytest.raises(OutputError, match=r"or set TMPDIR to another folder\.$"):
+        require_space(folder / "m.onnx", 2_000_000)
+
+
+def test_a_killed_process_leaves_its_folder_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(files, "_ABANDONED_S", -1.0)
+    left = tmp_path / "onnxprune-left"
+    left.mkdir()
+    (left / "weights").write_bytes(b"many")
+    (left / ".lock").touch()
+    other = tmp_path / "onnxprune-none-of-ours"
+    other.mkdir()
+    with scratch() as mine:
+        (mine / "weights").touch()
+        assert not left.exists()
+        with scratch() as second:
+            # What is in use stays, and so does what has no lock.
+            assert set(tmp_path.iterdir()) == {mine, second, other}
+    assert list(tmp_path.iterdir()) == [other]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,30 @@ from onnxprune.errors import OnnxPruneError
 
 _PIPE_WIDTH = 140
 _QUIET = "onnxprune.quiet"
+# As shells number them: 128 and the signal.
+_INTERRUPTED, _ENDED = 130, 143
+
+
+class Ended(BaseException):
+    """The process was told to end; everything that is open cleans up behind itself."""
+
+
+def _end(*_: object) -> None:
+    raise Ended
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """What is told to end cleans up first: its temporary files would outlive it otherwise."""
+    if threading.current_thread() is not threading.main_thread():
+        # No other thread is told.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Group(click.Group):
@@ -35,10 +62,14 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """A command's answer, or its exit code."""
         try:
-            return super().invoke(ctx)
+            with _told_to_end():
+                return super().invoke(ctx)
         except OnnxPruneError as error:
             click.echo(f"onnxprune: {error}", err=True)
             ctx.exit(2)
+        except (KeyboardInterrupt, Ended) as error:
+            click.echo("onnxprune: interrupted; nothing half-written is left.", err=True)
+            ctx.exit(_ENDED if isinstance(error, Ended) else _INTERRUPTED)
         except BrokenPipeError:
             # The reader of our output has gone, as `head` does; there is nobody left to tell.
             sys.stderr.close()

@@ -15,7 +15,7 @@ from onnx_graphsurgeon.exporters.onnx_exporter import OnnxExporter
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from onnxprune.errors import Declined, ModelError
-from onnxprune.files import atomic, free_name
+from onnxprune.files import atomic, free_name, require_space
 from onnxprune.memory import kept, place_of, release
 from onnxprune.model import wire
 from onnxprune.model.core import (
@@ -47,6 +47,7 @@ def save(model: Model, path: Path | str, *, external: bool | None = None) -> Non
     if external is None:
         external = model.fields.external
     external = external or sum(array.nbytes for array in payloads.values()) > INLINE_LIMIT_BYTES
+    require_space(path, sum(array.nbytes for array in payloads.values()))
     if not external:
         with atomic(path) as file:
             _write_inline(proto, payloads, file)

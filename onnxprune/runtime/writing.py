@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import onnxruntime as ort
 
 from onnxprune.errors import ModelError
+from onnxprune.files import scratch
 from onnxprune.memory import short_of_memory
 from onnxprune.model import Model, save
 from onnxprune.runtime.options import FATAL, LEVELS, first_line, session_options
@@ -20,18 +21,18 @@ class written:  # noqa: N801 - reads as a phrase: `with written(model) as path`
         self._model = model
 
     def __enter__(self) -> Path:
-        self._folder = tempfile.TemporaryDirectory(prefix="onnxprune-")
-        path = Path(self._folder.name) / "model.onnx"
+        self._held = ExitStack()
+        path = self._held.enter_context(scratch()) / "model.onnx"
         try:
             # Weights beside the file are mapped by who reads it, and not read at all by a checker.
             save(self._model, path, external=True if short_of_memory() else None)
         except BaseException:
-            self._folder.cleanup()
+            self._held.close()
             raise
         return path
 
     def __exit__(self, *_: object) -> None:
-        self._folder.cleanup()
+        self._held.close()
 
 
 def save_ort(source: Path, destination: Path) -> None:
