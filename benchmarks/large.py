@@ -63,7 +63,7 @@ def make(path: Path, layers: int, *, width: int = _WIDTH, hidden: int = _HIDDEN,
     """Write a decoder of pre-norm layers with random weights: `path`, and its weights beside it."""
     weight = Stream(path.with_name(f"{path.name}.data"))
     nodes: list[onnx.NodeProto] = []
-    small = {
+    small: dict[str, Any] = {
         "split": np.array([0, 0, _HEADS, -1], np.int64),
         "merge": np.array([0, 0, -1], np.int64),
         "gain": np.ones(width, np.float32),
@@ -158,7 +158,7 @@ def _rows(size: str, folder: Path, known: list[dict[str, Any]]) -> Iterator[dict
             "written": {
                 each.name: each.stat().st_size for each in sorted(folder.glob("*.onnx*")) if "model" not in each.name
             },
-            "said": found.stdout.splitlines()[0] if name != "inspect" and found.stdout else "",
+            "said": found.stdout.partition("\n")[0].rpartition("— ")[2] if name != "inspect" else "",
         }
 
 
