@@ -158,7 +158,7 @@ def _rows(size: str, folder: Path, known: list[dict[str, Any]]) -> Iterator[dict
             "written": {
                 each.name: each.stat().st_size for each in sorted(folder.glob("*.onnx*")) if "model" not in each.name
             },
-            "said": found.stdout.partition("\n")[0].rpartition("— ")[2] if name != "inspect" else "",
+            "said": found.stdout.partition("\n")[0].rpartition("— ")[2] if name not in {"apply", "inspect"} else "",
         }
 
 
