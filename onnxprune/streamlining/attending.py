@@ -69,6 +69,8 @@ class Finder:
         if found is None:
             return None
         product, mask, scale = found
+        if mask is not None and mask.shape is not None and (not mask.shape or mask.shape[-1] == 1):
+            raise Declined("its mask is spread over the keys")
         query, key, value = self._heads(*product.inputs, weighs.inputs[1])
         scale *= query.factor * key.factor
         if not (scale > 0 and np.isfinite(scale)):

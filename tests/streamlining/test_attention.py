@@ -32,6 +32,7 @@ def attention(
     axis: int = -1,
     opset: int = 18,
     keys: int = HEADS,
+    asked: bool = False,
 ) -> Net:
     """Self-attention between two linears, in one of the forms that exporters write."""
     net = Net(opset=opset)
@@ -60,7 +61,15 @@ def attention(
         net.output(shares)
     if guard:
         shares = net.op("Where", net.op("IsNaN", shares), net.constant(np.float32(0)), shares)
-    out = net.op("Transpose", net.op("MatMul", shares, v), perm=[0, 2, 1, 3])
+    out = net.op("MatMul", shares, v)
+    if asked:
+        # Reshaped to its own sizes, which are asked of itself.
+        sizes = net.op("Shape", out)
+        length = net.op("Gather", sizes, net.constant([2]))
+        target = net.op("Concat", net.constant([0]), net.constant([-1]), length, net.constant([SIZE]), axis=0)
+        out = net.op("Reshape", out, target)
+        net.output(net.op("Gather", sizes, net.constant([0, 1, 2, 3])))
+    out = net.op("Transpose", out, perm=[0, 2, 1, 3])
     net.output(net.linear(net.reshape(out, 0, 0, WIDTH), WIDTH, WIDTH))
     return with_blank_rows(net) if mask != "none" else net
 
@@ -97,6 +106,30 @@ def test_attention_is_the_same_as_one_operator(**form: Any) -> None:
     assert (done.places, left["Attention"], left["Softmax"]) == (1, 1, 0)
     # Heads are read where they lie.
     assert left["Transpose"] == 0
+
+
+def test_sizes_that_were_asked_of_the_product_are_told_still() -> None:
+    done, left = moved_by(attention(asked=True, opset=23), "fused-attention")
+    assert (done.places, left["Attention"], left["Transpose"]) == (1, 1, 0)
+
+
+def test_heads_are_handed_over_apart_where_they_come_so() -> None:
+    net = Net(opset=23)
+    q, k, v = (net.input(name, ("b", HEADS, "s", SIZE)) for name in "qkv")
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    net.output(net.op("MatMul", net.op("Softmax", scores, axis=-1), v))
+    done, left = moved_by(net, "fused-attention")
+    assert (done.places, left["Attention"], left["Transpose"], left["Reshape"]) == (1, 1, 0, 0)
+
+
+def test_a_mask_that_is_spread_over_the_keys_stays() -> None:
+    net = attention(scaled="not")
+    (softmax,) = (node for node in net.nodes if node.op_type == "Softmax")
+    shift = net.op("Add", softmax.input[0], net.constant(np.zeros((1, 1, 1, 1), np.float32)))
+    softmax.input[0] = shift
+    net.nodes.insert(net.nodes.index(softmax), net.nodes.pop())
+    done = reason(net)
+    assert [text for _, text in done.kept] == ["attention stays as it is: its mask is spread over the keys"]
 
 
 def test_a_mask_of_keys_is_spread_over_the_queries_once() -> None:
