@@ -168,7 +168,7 @@ def page(result: Row) -> str:
         )
     head = ("sweep", "points tried", "on the front", "failed", "same front", "same plans, byte for byte", "s")
     names = ", ".join(one["name"] for one in result["rows"][-1]["points"])
-    what = "a made-up transformer of one layer" if result["fixture"] is None else f"fixtures/{result['fixture']}"
+    what = "A made-up transformer of one layer" if result["fixture"] is None else f"fixtures/{result['fixture']}"
     where = f"{what}, {result['machine']['cpu']}, {result['machine']['cores']} cores"
     parts = [
         "# A sweep on a cluster",
