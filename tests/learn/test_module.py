@@ -19,7 +19,7 @@ from onnxprune.pipeline import optimize
 from onnxprune.runtime import open_session
 from tests import graphs
 from tests.graphs import info, node
-from tests.matrix.architectures import ARCHITECTURES
+from tests.matrix.architectures import FURTHER, MATRIX
 from tests.matrix.exporting import ATTENTIONS, CHECKED, EXPORTERS, ExportFailedError, exported, feeds
 
 Array = np.ndarray[Any, Any]
@@ -85,10 +85,17 @@ def test_an_export_computes_what_onnxruntime_computes(name: str) -> None:
 @pytest.mark.matrix
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("name", list(MATRIX))
 @pytest.mark.filterwarnings("ignore")
 def test_every_export_computes_what_onnxruntime_computes(name: str, exporter: str, attention: str) -> None:
     check_export(name, exporter, attention)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("name", list(FURTHER))
+@pytest.mark.filterwarnings("ignore")
+def test_a_further_export_computes_what_onnxruntime_computes(name: str) -> None:
+    check_export(name, "torchscript17", "eager")
 
 
 @pytest.mark.parametrize("make", [graphs.attention, graphs.feed_forward, graphs.layers, graphs.gemm, graphs.matmul])

@@ -14,11 +14,12 @@ import transformers
 
 from onnxprune.errors import Declined, OnnxPruneError
 from tests.equality import BOUND
-from tests.matrix.architectures import ARCHITECTURES
+from tests.matrix.architectures import FURTHER, MATRIX
 from tests.matrix.cells import Cell, run
 from tests.matrix.exporting import ATTENTIONS, EXPORTERS
 
 TARGET = Path(__file__).parents[2] / "docs" / "matrix.md"
+ONE = ("torchscript17", "eager")
 COLUMNS = [(exporter, attention) for exporter in EXPORTERS for attention in ATTENTIONS]
 
 
@@ -66,6 +67,22 @@ def table(results: dict[tuple[str, str, str], Cell | str], names: list[str]) -> 
     return "\n".join(lines) + "\n"
 
 
+def further(results: dict[str, Cell | str]) -> str:
+    """The part of the page about architectures that came later."""
+    lines = [
+        "",
+        "## Architectures that were added after the code had been written",
+        "",
+        "Exported with TorchScript and eager attention, and cut in the same way. FNet, Mixtral, Nystromformer, Cohere",
+        "and Mamba do not export, or run at the exported sizes alone.",
+        "",
+        "| architecture | cut |",
+        "|---|---|",
+        *(f"| {name} | {cell} |" for name, cell in results.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def _plain(text: str) -> str:
     """Without the colours of a terminal, and short."""
     text = re.sub(r" Name:'[^']*'", "", text.replace("\x1b[96m", "").replace("\x1b[0m", ""))
@@ -75,13 +92,17 @@ def _plain(text: str) -> str:
 def main(names: list[str]) -> None:
     """Run and write; progress goes to stderr."""
     results: dict[tuple[str, str, str], Cell | str] = {}
-    for name in names or ARCHITECTURES:
-        for column in COLUMNS:
+    for name in names or [*MATRIX, *FURTHER]:
+        for column in COLUMNS if name in MATRIX else [ONE]:
             start = time.monotonic()
             cell = attempt(name, *column)
             results[name, *column] = cell
             sys.stderr.write(f"{name} {' '.join(column)}: {cell} {time.monotonic() - start:.1f} s\n")
-    page = table(results, names or list(ARCHITECTURES))
+    page = table(
+        {key: cell for key, cell in results.items() if key[0] in MATRIX},
+        [name for name in names or MATRIX if name in MATRIX],
+    )
+    page += further({name: cell for (name, *_), cell in results.items() if name in FURTHER})
     if names:
         sys.stdout.write(page)
     else:

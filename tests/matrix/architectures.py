@@ -58,7 +58,8 @@ class Architecture:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
-ARCHITECTURES: dict[str, Architecture] = {
+# Exported in six ways each.
+MATRIX: dict[str, Architecture] = {
     "bert": Architecture("BertConfig", "BertModel", TEXT),
     "vit": Architecture("ViTConfig", "ViTModel", IMAGE, "image"),
     "gpt2": Architecture("GPT2Config", "GPT2LMHeadModel", {"vocab_size": 97, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_inner": 112, "n_positions": 64}),
@@ -88,3 +89,42 @@ ARCHITECTURES: dict[str, Architecture] = {
     "segformer": Architecture("SegformerConfig", "SegformerModel", {"num_encoder_blocks": 2, "depths": [1, 1], "sr_ratios": [2, 1], "hidden_sizes": [32, 64], "num_attention_heads": [8, 8], "patch_sizes": [7, 3], "strides": [4, 2], "mlp_ratios": [2, 2]}, "image", side=32),
     "wav2vec2": Architecture("Wav2Vec2Config", "Wav2Vec2Model", TEXT | {"conv_dim": [24, 20], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}, "wave"),
 }  # fmt: skip
+
+# Added after the code had been written, exported in one way each. Heads of OLMo 2 stay: its norms of queries and keys run
+# over all heads at once. Neurons of SqueezeBERT stay: its feed-forwards are grouped convolutions.
+FURTHER: dict[str, Architecture] = {
+    "electra": Architecture("ElectraConfig", "ElectraModel", TEXT | {"embedding_size": 32}),
+    "mpnet": Architecture("MPNetConfig", "MPNetModel", TEXT),
+    "squeezebert": Architecture("SqueezeBertConfig", "SqueezeBertModel", TEXT | {"embedding_size": 64}, cuts_neurons=False),
+    "xlm": Architecture("XLMConfig", "XLMModel", {"vocab_size": 97, "emb_dim": 64, "n_layers": 2, "n_heads": 8}),
+    "funnel": Architecture("FunnelConfig", "FunnelBaseModel", {"vocab_size": 97, "d_model": 64, "block_sizes": [1, 1], "n_head": 8, "d_head": 8, "d_inner": 112}),
+    "gpt-neo": Architecture("GPTNeoConfig", "GPTNeoForCausalLM", {"vocab_size": 97, "hidden_size": 64, "num_layers": 2, "num_heads": 8, "intermediate_size": 112, "attention_types": [[["global", "local"], 1]], "max_position_embeddings": 64, "window_size": 16}),
+    "gptj": Architecture("GPTJConfig", "GPTJForCausalLM", {"vocab_size": 97, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_inner": 112, "n_positions": 64, "rotary_dim": 4}),
+    "codegen": Architecture("CodeGenConfig", "CodeGenForCausalLM", {"vocab_size": 97, "n_embd": 64, "n_layer": 2, "n_head": 8, "n_inner": 112, "n_positions": 64, "n_ctx": 64, "rotary_dim": 4}),
+    "phi": Architecture("PhiConfig", "PhiForCausalLM", DECODER),
+    "gemma": Architecture("GemmaConfig", "GemmaForCausalLM", DECODER | {"num_key_value_heads": 8, "head_dim": 8}),
+    "gemma2": Architecture("Gemma2Config", "Gemma2ForCausalLM", DECODER | {"num_key_value_heads": 8, "head_dim": 8}),
+    "stablelm": Architecture("StableLmConfig", "StableLmForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "starcoder2": Architecture("Starcoder2Config", "Starcoder2ForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "olmo2": Architecture("Olmo2Config", "Olmo2ForCausalLM", DECODER | {"num_key_value_heads": 8}, cuts_heads=False),
+    "smollm3": Architecture("SmolLM3Config", "SmolLM3ForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "granite": Architecture("GraniteConfig", "GraniteForCausalLM", DECODER | {"num_key_value_heads": 8}),
+    "dinov2": Architecture("Dinov2Config", "Dinov2Model", IMAGE | {"mlp_ratio": 2}, "image"),
+    "beit": Architecture("BeitConfig", "BeitModel", IMAGE | {"use_relative_position_bias": True}, "image"),
+    "deit": Architecture("DeiTConfig", "DeiTModel", IMAGE, "image"),
+    "siglip": Architecture("SiglipVisionConfig", "SiglipVisionModel", IMAGE, "image"),
+    "poolformer": Architecture("PoolFormerConfig", "PoolFormerModel", {"hidden_sizes": [16, 24], "depths": [1, 1], "num_encoder_blocks": 2, "patch_sizes": [7, 3], "strides": [4, 2], "padding": [2, 1], "mlp_ratio": 2.0}, "image", cuts_heads=False, side=32),
+    "pvt": Architecture("PvtConfig", "PvtModel", {"image_size": 32, "num_encoder_blocks": 2, "depths": [1, 1], "sequence_reduction_ratios": [2, 1], "hidden_sizes": [32, 64], "patch_sizes": [4, 2], "strides": [4, 2], "num_attention_heads": [8, 8], "mlp_ratios": [2, 2]}, "image", side=32),
+    "mobilevit": Architecture("MobileViTConfig", "MobileViTModel", {"image_size": 32, "hidden_sizes": [32, 48, 64], "neck_hidden_sizes": [16, 16, 16, 16, 16, 16, 32], "num_attention_heads": 8}, "image", side=32),
+    "regnet": Architecture("RegNetConfig", "RegNetModel", {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "groups_width": 8}, "image", cuts_heads=False, side=32),
+    "resnet": Architecture("ResNetConfig", "ResNetModel", {"embedding_size": 16, "hidden_sizes": [32, 64], "depths": [1, 2]}, "image", cuts_heads=False, side=32),
+    "mobilenetv2": Architecture("MobileNetV2Config", "MobileNetV2Model", {"image_size": 32, "depth_multiplier": 0.25}, "image", cuts_heads=False, side=32),
+    "marian": Architecture("MarianConfig", "MarianModel", {"vocab_size": 97, "d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 8, "decoder_attention_heads": 8, "encoder_ffn_dim": 112, "decoder_ffn_dim": 112, "max_position_embeddings": 64, "pad_token_id": 0, "decoder_start_token_id": 0}, "text to text"),
+    "hubert": Architecture("HubertConfig", "HubertModel", TEXT | {"conv_dim": [24, 20], "conv_kernel": [10, 3], "conv_stride": [5, 2], "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4}, "wave"),
+    "clip-text": Architecture("CLIPTextConfig", "CLIPTextModel", TEXT | {"eos_token_id": 2, "max_position_embeddings": 64}),
+    "xlnet": Architecture("XLNetConfig", "XLNetModel", {"vocab_size": 97, "d_model": 64, "n_layer": 2, "n_head": 8, "d_inner": 112}),
+    "roformer": Architecture("RoFormerConfig", "RoFormerModel", TEXT | {"embedding_size": 64, "max_position_embeddings": 64}),
+    "esm": Architecture("EsmConfig", "EsmModel", TEXT | {"pad_token_id": 0, "mask_token_id": 3, "position_embedding_type": "rotary"}),
+}  # fmt: skip
+
+ARCHITECTURES = MATRIX | FURTHER

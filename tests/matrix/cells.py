@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from onnxprune.dimensions import Dimension, Dimensions
 from onnxprune.errors import ModelError
 from tests.equality import BOUND, compare, traced
-from tests.matrix.architectures import ARCHITECTURES
 from tests.matrix.exporting import CHECKED, PROBES, ExportFailedError, exported, feeds
 
 
@@ -88,8 +87,3 @@ def run(name: str, exporter: str, attention: str) -> Cell:
         return Cell(note=note)
     error, moved = compare(held, chosen, [feeds(name, *check) for check in checks])
     return Cell(heads, neurons, error, moved, note=note)
-
-
-def architectures() -> list[str]:
-    """Names of the rows."""
-    return list(ARCHITECTURES)
