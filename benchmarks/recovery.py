@@ -12,6 +12,7 @@ import argparse
 import itertools
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -23,19 +24,19 @@ from benchmarks import models, packages, paired, tables, tasks
 from benchmarks.gpt import FIXTURE, held_out_perplexity, training_file
 from benchmarks.main_job import machine
 from benchmarks.recovery_data import training_file as definitions
-from onnxprune import optimize
+from onnxprune import apply, optimize, recover
+from onnxprune.passes import Recover
 
 _ENCODER = "minilm-torchscript-eager"
 _STEPS = 900
 _RECOVER = f"recover:steps={_STEPS},batch=64,check=100,lr=0.0005,mixed=yes"
 _CUTS = {"8 heads, 1024 neurons": ("8", "1024"), "6 heads, 768 neurons": ("6", "768")}
-_SMALL = (
-    "sparse-int8:sparsity=0.5,embeddings=4",
-    "recover:steps=200,batch=64,check=100,lr=0.0002,mixed=yes",
-    "pack-weights",
-)
+_THIN = ("sparse-int8:sparsity=0.5,embeddings=4",)
+_AGAIN = Recover(steps=200, batch=64, check=100, lr=0.0002, mixed="yes")
+_COMBINED = "8 heads, 1024 neurons, recovered, half sparse int8, 4-bit embeddings, recovered, packed"
 _FULL = {"input_ids": (1, 128), "attention_mask": (1, 128), "token_type_ids": (1, 128)}
 _SCORES = ("taylor", "taylor2", "taylor-mixed", "vector", "michel", "gradient-output", "lrp", "magnitude", "random")
+_LONGEST = "8 heads, 1024 neurons, recovered, int8"
 _HALF = ("remove-heads:keep=0.5", "remove-neurons:keep=0.5")
 _GPT_RECOVER = "recover:steps=1200,batch=32,check=100,lr=0.001"
 
@@ -49,18 +50,16 @@ def encoder_jobs() -> dict[str, tuple[str, ...]]:
         cut = (f"remove-heads:keep={heads}", f"remove-neurons:keep={neurons}")
         jobs[f"{name}, int8"] = (*cut, "sparse-int8")
         jobs[f"{name}, recovered, int8"] = (*cut, _RECOVER, "sparse-int8")
-    cut = tuple(f"remove-{kind}:keep={count}" for kind, count in zip(("heads", "neurons"), ("8", "1024"), strict=True))
-    jobs["8 heads, 1024 neurons, recovered, half sparse int8, 4-bit embeddings, recovered, packed"] = (
-        *cut,
-        _RECOVER,
-        *_SMALL,
-    )
     return jobs
+
+
+def _stem(name: str) -> str:
+    return name.replace(", ", "-").replace(" ", "_")
 
 
 def made(name: str, passes: tuple[str, ...], folder: Path, model: Path, data: Path, lessons: Path) -> Path:
     """Return the file of a job, made if it is not there."""
-    target = folder / f"{name.replace(', ', '-').replace(' ', '_')}.onnx"
+    target = folder / f"{_stem(name)}.onnx"
     if not target.exists():
         shape = [f"{key}={'x'.join(map(str, size))}" for key, size in _FULL.items()] if "minilm" in model.name else []
         optimize(
@@ -71,11 +70,38 @@ def made(name: str, passes: tuple[str, ...], folder: Path, model: Path, data: Pa
     return target
 
 
-def recoveries(file: Path) -> list[Row]:
-    """Return what each recovery in a file's plan took and did."""
-    plan = json.loads(file.with_name(f"{file.stem}.plan.json").read_text(encoding="utf-8"))
+def combined(folder: Path, model: Path, data: Path, lessons: Path) -> tuple[Path, Path]:
+    """Return the smallest file, and the one whose plan holds its second recovery.
+
+    It goes on from the recovered cut as it was before it became integer: the long recovery is not done twice.
+    """
+    target, again = folder / "combined.onnx", folder / "combined-again.onnx"
+    if not target.exists():
+        shape = [f"{key}={'x'.join(map(str, size))}" for key, size in _FULL.items()]
+        floats, thin = folder / "combined-floats.onnx", folder / "combined-thin.onnx"
+        apply(model, _before_integers(folder / f"{_stem(_LONGEST)}.plan.json", folder), floats)
+        optimize(floats, output=thin, data=str(data), passes=_THIN, shape=shape)
+        recover(thin, model, data=str(lessons), output=again, settings=_AGAIN)
+        optimize(again, output=target, data=str(data), passes=("pack-weights",), shape=shape)
+    return target, again
+
+
+def _before_integers(plan: Path, folder: Path) -> Path:
+    """Return a copy of a plan that ends before weights become integers."""
+    document = json.loads(plan.read_text(encoding="utf-8"))
+    document["edits"] = [edit for edit in document["edits"] if edit["pass"] != "sparse-int8"]  # noqa: S105
+    copy = folder / "combined-floats.plan.json"
+    copy.write_text(json.dumps(document), encoding="utf-8")
+    shutil.copyfile(plan.with_suffix(".safetensors"), copy.with_suffix(".safetensors"))
+    return copy
+
+
+def recoveries(*files: Path) -> list[Row]:
+    """Return what each recovery in the files' plans took and did."""
+    plans = [json.loads(file.with_name(f"{file.stem}.plan.json").read_text(encoding="utf-8")) for file in files]
     return [
         {key: edit["args"][key] for key in ("steps", "best_step", "cpu_seconds", "fidelity", "objective", "history")}
+        for plan in plans
         for edit in plan["edits"]
         if edit["pass"] == "recover"  # noqa: S105 - no password
     ]
@@ -88,6 +114,9 @@ def encoder(folder: Path, rounds: int) -> list[Row]:
     if data is None or score is None:
         raise FileNotFoundError(_ENCODER)
     files = {name: made(name, passes, folder, path, data, definitions()) for name, passes in encoder_jobs().items()}
+    plans = {file: (file,) for file in files.values()}
+    files[_COMBINED], again = combined(folder, path, data, definitions())
+    plans[files[_COMBINED]] = (files[_LONGEST], again)
     race = paired.race([path, *files.values()], [tasks.feed(_ENCODER)], rounds=rounds)
     reference = score(path)
     rows = []
@@ -97,7 +126,7 @@ def encoder(folder: Path, rounds: int) -> list[Row]:
                 "cut": name,
                 "share": file.stat().st_size / path.stat().st_size,
                 "scores": tasks.report(score(file), reference),
-                "recovery": recoveries(file) if file != path else [],
+                "recovery": recoveries(*plans.get(file, ())),
                 **asdict(timing),
                 # The name alone: where it lay says nothing to others.
                 "file": file.name,

@@ -82,13 +82,16 @@ def _slice(
     return x
 
 
-def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
-    # x [.., n, ..], indices [i…] -> [.., i…, ..]
-    axis = positive(int(call.get("axis", 0)), x.dim())
+def looked_up(x: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """What is found at indices [i…] along an axis of x [.., n, ..]: [.., i…, ..]; negative indices count from the end."""
     flat = indices.reshape(-1).long()
     flat = torch.where(flat < 0, flat + x.shape[axis], flat)
     rows = functional.embedding(flat, x) if axis == 0 and x.dim() == 2 else x.index_select(axis, flat)
     return rows.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
+
+
+def _gather(call: Call, x: Tensor, indices: Tensor) -> Tensor:
+    return looked_up(x, indices, positive(int(call.get("axis", 0)), x.dim()))
 
 
 def _gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:

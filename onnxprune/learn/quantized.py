@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from onnxprune.learn.call import Call, Operator, Tensor, entry, positive
+from onnxprune.learn.layout import looked_up
 from onnxprune.learn.products import activated, convolve
 
 _RANGES: dict[int, tuple[int, int]] = {
@@ -23,6 +24,8 @@ _RANGES: dict[int, tuple[int, int]] = {
     onnx.TensorProto.UINT4: (0, 15),
     onnx.TensorProto.INT4: (-8, 7),
 }
+# Axes of GatherBlockQuantized, with their defaults.
+_TABLE_AXES = {"gather_axis": 0, "quantize_axis": 1}
 _OF_TYPE = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
 
 
@@ -152,6 +155,31 @@ def _nbits(call: Call, x: Tensor, packed: Tensor, scales: Tensor, *rest: Tensor 
     return product if bias is None else product + bias
 
 
+def _gathered_blocks(call: Call, table: Tensor, places: Tensor, scales: Tensor, *rest: Tensor | None) -> Tensor:
+    """GatherBlockQuantized: what is looked up in a table of 4 or 8 bits, one scale a block of numbers.
+
+    Bytes hold two numbers of 4 bits each where the scales say that rows are twice as long.
+    """
+    bits, block = int(call.get("bits", 4)), int(call.get("block_size", 128))
+    at, along = (positive(int(call.get(name, axis)), table.dim()) for name, axis in _TABLE_AXES.items())
+    in_bytes = table.dtype == torch.uint8
+    if bits == 4 and in_bytes and -(-2 * table.shape[-1] // block) == scales.shape[-1] and along == table.dim() - 1:
+        table = _unpacked(table, bits)
+    step = _blocks(scales, table.shape, along, block)
+    if rest and rest[0] is not None:
+        zeros = rest[0]
+        if zeros.shape != scales.shape:
+            zeros = _unpacked(zeros, bits).narrow(-1, 0, scales.shape[-1])
+        offset = _blocks(zeros.to(call.floating), table.shape, along, block)
+    else:
+        offset = torch.full((), float(2 ** (bits - 1)) if in_bytes else 0.0, dtype=call.floating, device=table.device)
+    return looked_up((table.to(call.floating) - offset) * step, places, at)
+
+
+def _blocks(given: Tensor, shape: torch.Size, along: int, block: int) -> Tensor:
+    return given.repeat_interleave(block, dim=along).narrow(along, 0, shape[along])
+
+
 def _unpacked(packed: Tensor, bits: int) -> Tensor:
     if bits == 8:
         return packed
@@ -175,6 +203,7 @@ TABLE: dict[str, Operator] = {
 MICROSOFT: dict[str, Operator] = {
     "DequantizeLinear": entry(_dequantize),
     "DynamicQuantizeMatMul": entry(_dynamic_matmul),
+    "GatherBlockQuantized": entry(_gathered_blocks),
     "MatMulIntegerToFloat": entry(_scaled_matmul),
     "MatMulNBits": entry(_nbits),
     "QuantizeLinear": entry(_quantize),
