@@ -83,7 +83,7 @@ def _slice(
 
 
 def looked_up(x: Tensor, indices: Tensor, axis: int) -> Tensor:
-    """What is found at indices [i…] along an axis of x [.., n, ..]: [.., i…, ..]; negative indices count from the end."""
+    """What is found at indices [i…] along an axis of x [.., n, ..]: [.., i…, ..]; negative ones count back."""
     flat = indices.reshape(-1).long()
     flat = torch.where(flat < 0, flat + x.shape[axis], flat)
     rows = functional.embedding(flat, x) if axis == 0 and x.dim() == 2 else x.index_select(axis, flat)
