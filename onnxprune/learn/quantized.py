@@ -162,18 +162,23 @@ def _gathered_blocks(call: Call, table: Tensor, places: Tensor, scales: Tensor, 
     """
     bits, block = int(call.get("bits", 4)), int(call.get("block_size", 128))
     at, along = (positive(int(call.get(name, axis)), table.dim()) for name, axis in _TABLE_AXES.items())
-    in_bytes = table.dtype == torch.uint8
-    if bits == 4 and in_bytes and -(-2 * table.shape[-1] // block) == scales.shape[-1] and along == table.dim() - 1:
-        table = _unpacked(table, bits)
-    step = _blocks(scales, table.shape, along, block)
-    if rest and rest[0] is not None:
-        zeros = rest[0]
-        if zeros.shape != scales.shape:
-            zeros = _unpacked(zeros, bits).narrow(-1, 0, scales.shape[-1])
-        offset = _blocks(zeros.to(call.floating), table.shape, along, block)
-    else:
+    if at == along:
+        raise call.refuse("looks up along the axis of its blocks")
+    in_bytes, zeros = table.dtype == torch.uint8, rest[0] if rest else None
+    packed = (
+        bits == 4 and in_bytes and -(-2 * table.shape[-1] // block) == scales.shape[-1] and along == table.dim() - 1
+    )
+    # Only what is looked up is decoded; the axis of the blocks moves with the indices that stand before it.
+    moved = along + (places.dim() - 1 if at < along else 0)
+    rows, step = looked_up(table, places, at), looked_up(scales, places, at)
+    rows = _unpacked(rows, bits) if packed else rows
+    if zeros is None:
         offset = torch.full((), float(2 ** (bits - 1)) if in_bytes else 0.0, dtype=call.floating, device=table.device)
-    return looked_up((table.to(call.floating) - offset) * step, places, at)
+    else:
+        offset = looked_up(zeros, places, at)
+        offset = offset if zeros.shape == scales.shape else _unpacked(offset, bits).narrow(-1, 0, step.shape[-1])
+        offset = _blocks(offset.to(call.floating), rows.shape, moved, block)
+    return (rows.to(call.floating) - offset) * _blocks(step, rows.shape, moved, block)
 
 
 def _blocks(given: Tensor, shape: torch.Size, along: int, block: int) -> Tensor:

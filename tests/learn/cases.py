@@ -651,6 +651,17 @@ FUSED += [
     ),
     c(
         "GatherBlockQuantized",
+        w(4, 6, 16, dtype=np.uint8),
+        i([[3, 1], [0, 2]]),
+        r(4, 6, 2, low=0.1),
+        domain=MS,
+        bits=4,
+        block_size=16,
+        gather_axis=0,
+        quantize_axis=2,
+    ),
+    c(
+        "GatherBlockQuantized",
         w(5, 32, dtype=np.uint8),
         i([3, 1]),
         r(5, 2, low=0.1),
