@@ -4,7 +4,7 @@
 
 Writes `streamline.json`, and `streamline.md` from it. Each of the four exports of MiniLM goes through the default
 pipeline with and without `streamline`; all eight files run in one race. `--make` makes the files alone, so that the
-machine need be idle for the race only; files in the folder are kept. Fidelity is to the export itself, over 64 sample
+machine need be idle for the race only; files in the folder are kept. Fidelity is to the export itself, over 24 sample
 inputs.
 """
 
@@ -26,7 +26,7 @@ from onnxprune.runtime import open_session
 
 MODELS = ("minilm-torchscript-eager", "minilm-torchscript-sdpa", "minilm-dynamo-eager", "minilm-dynamo-sdpa")
 WITHOUT, WITH = "optimize less streamline", "optimize"
-_SAMPLES = 64
+_SAMPLES = 24
 # What must hold: exports this close, so much gained, and the fidelity unchanged within this.
 _CLOSE, _GAIN, _UNCHANGED = 1.03, 1.15, 1e-3
 
