@@ -28,6 +28,7 @@ Observe = Callable[[Sequence[str]], Mapping[str, Array]]
 _PADS = "the convolution that reads their constant pads its border, so that no bias makes up for it"
 _NO_BIAS = "what reads their constant takes no bias to make up for it"
 _VARIES = "their value never changes, but differs from place to place"
+_WHOLE = "kernels want channels in blocks of {block}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,13 @@ class DeadUnits:
         self._nodes = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
         self._weights = {tensor.name: tensor for tensor in constants(graph)}
 
-    def of(self, dimension: Dimension) -> Dead:
-        """Units that can go without changing an output; one unit is left where all are dead."""
+    def of(self, dimension: Dimension, *, block: int = 1) -> Dead:
+        """Units that can go without changing an output; one unit is left where all are dead.
+
+        Args:
+            dimension: of the structure.
+            block: units that must stay a multiple of so many, where they are one, and more than one, already.
+        """
         if not dimension.consumers:
             return Dead(())
         looks = [self._look(dimension, consumer) for consumer in dimension.consumers]
@@ -75,6 +81,11 @@ class DeadUnits:
         every = bool(dead.all())
         if every:
             dead[0] = False
+        if dimension.units % block == 0 and dimension.units > block:
+            # The last of them stay, as many as fill the last block.
+            for unit in _numbers(dead)[int(dead.sum()) // block * block :]:
+                dead[unit] = False
+                left[unit] = _WHOLE.format(block=block)
         folds: dict[tuple[str, ...], Array] = {}
         for look in looks:
             gain = np.zeros(0) if look.gain is None else look.gain[dead].sum(axis=0)

@@ -513,3 +513,16 @@ def test_a_sound_graph_is_not_run() -> None:
 
     proposal = RemoveDead().propose(model, find_sites(model, structure), Context(structure=structure, observe=refuse))
     assert not proposal.edits
+
+
+@pytest.mark.parametrize(("dead", "gone"), [(3, []), (11, [*range(8)])])
+def test_dead_channels_go_in_whole_blocks_of_eight(dead: int, gone: list[int]) -> None:
+    """Of 32 channels 3 fill no block; of 11 eight do, and three stay."""
+    net = Net()
+    first = net.numbers.standard_normal((32, 3, 3, 3)).astype(np.float32)
+    first[:dead] = 0
+    made = net.op("Conv", net.input("x", ["b", 3, 8, 8]), net.constant(first))
+    net.output(net.op("Conv", net.op("Relu", made), net.weight(4, 32, 1, 1)))
+    found = removed(net)
+    assert found.units == ({"channels.0": gone} if gone else {})
+    assert found.why["channels.0"] == ["kernels want channels in blocks of 8; 3 units stay"]
