@@ -16,8 +16,8 @@ from onnxprune.protocol import Context, Proposal
 from onnxprune.removal import apply_removals, dimension_of, removal_edit, shapes_edit
 from onnxprune.sites import Site
 
-# Kernels want whole blocks of channels: a convolution of 479 may take half as long again as one of 480, and more once it
-# is of integers, so that the clock of a float run does not tell.
+# Kernels want whole blocks of channels: a convolution of 479 may take half as long again as one of 480, and more once
+# it is of integers, so that the clock of a float run does not tell.
 _BLOCK = 8
 
 
