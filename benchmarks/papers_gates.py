@@ -274,8 +274,8 @@ ROWS: tuple[Row, ...] = (
         run=flop,
         remarks="Pairs and the order of their gates start from an SVD, which is ours. Where gates are decided they are "
         "ranked to the exact size and fixed, so that the size that is met is that of the file. "
-        "Tried with 32 steps of 4 blocks, one seed, all gates starting alike: hard size .3999, but perplexity 180.5 against "
-        "88.6 of truncated SVD. 19 steps tell gates little; rows have more steps since, and gates an order to start from.",
+        "Tried with 32 steps of 4 blocks, one seed, all gates starting alike: hard size .3999, but perplexity 180.5 "
+        "against 88.6 of truncated SVD. 19 steps tell gates little; there are more steps since, and an order at first.",
     ),
     Row(
         system=3,
@@ -341,6 +341,6 @@ ROWS: tuple[Row, ...] = (
         ),
         run=ziplm,
         remarks="Taken from benchmarks/goals.json, where both are measured beside each other with their speeds; levels "
-        "hold integers there, too, and nothing is trained. At 3 x the search's models are the slower ones, 2.70 to 2.99 x.",
+        "hold integers there, too, and nothing is trained. At 3 x the search's models are slower, 2.70 to 2.99 x.",
     ),
 )
