@@ -7,10 +7,8 @@ import numpy as np
 
 from benchmarks.papers_gpt import Bench
 from onnxprune.calibration import Needs, collect
+from onnxprune.graph import producer
 from onnxprune.model import Model
-from onnxprune.norms import find_norms
-from onnxprune.passes import SmoothActivations
-from onnxprune.plan import Edit
 from onnxprune.solvers.wanda import Blocks, blocks_mask, magnitude_scores, share_mask, wanda_scores
 from onnxprune.weights import Use, Weight, find_weights
 
@@ -64,18 +62,25 @@ def changed(bench: Bench, other: Model, score: str) -> float:
 def rescaled(model: Model, seed: int) -> Model:
     """The same function: some channels of each norm times 16, and the weights that read them divided by it."""
     random = np.random.default_rng(seed)
-    edits = []
-    for at, norm in enumerate(find_norms(model)[0]):
-        factors = np.ones(norm.width)
-        factors[random.choice(norm.width, _CHANNELS, replace=False)] = 1 / _FACTOR
-        args = {"tensor": norm.output.name, "readers": [use.name for _, use in norm.readers]}
-        edits.append(
-            Edit(
-                id=f"norm.{at}", pass_name="smooth-activations", site=f"norm.{at}", kind="smooth-norm",  # noqa: S106
-                args=args, tensors={"factors": factors},
-            )
-        )  # fmt: skip
-    return SmoothActivations().apply(model, edits)[0]
+    copy = model.copy()
+    behind: dict[int, tuple[Any, list[tuple[Weight, Use]]]] = {}
+    for weight, use in _linears(copy):
+        node = producer(use.node.inputs[1 - use.slot])
+        while node is not None and node.op in {"Reshape", "Identity"}:
+            node = producer(node.inputs[0])
+        if node is not None and node.op == "LayerNormalization":
+            behind.setdefault(id(node), (node, []))[1].append((weight, use))
+    if not behind:
+        raise SystemExit("no linear reads a norm: nothing can be rescaled")
+    for norm, readers in behind.values():
+        factors = np.ones(norm.inputs[1].shape[-1], np.float32)
+        factors[random.choice(len(factors), _CHANNELS, replace=False)] = _FACTOR
+        for vector in norm.inputs[1:3]:
+            vector.values = vector.values * factors
+        for weight, use in readers:
+            values = weight.constant.values
+            weight.constant.values = values / (factors if use.reads_transposed else factors[:, None])
+    return copy
 
 
 def _linears(model: Model) -> Iterator[tuple[Weight, Use]]:
