@@ -16,9 +16,10 @@ from onnxprune.model import Model
 from onnxprune.ngrams.backoff import Table
 from onnxprune.ngrams.clustering import clustered, word_classes
 from onnxprune.ngrams.editing import CLUSTERED, cluster, clustered_args, prune, pruned_args, table_storage
+from onnxprune.ngrams.proving import Encoded
 from onnxprune.ngrams.pruning import Counts, Joint, Selection, count_scores, stolcke, weighted_difference
-from onnxprune.ngrams.reading import Encoded, find_models
 from onnxprune.ngrams.reading import Site as Tables
+from onnxprune.ngrams.reading import find_models
 from onnxprune.ngrams.vectorizers import Vectorizer, cut_columns, find_vectorizers
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal

@@ -14,8 +14,9 @@ from onnxprune.model import Model
 from onnxprune.ngrams.backoff import BackOff, Classes, Table
 from onnxprune.ngrams.clustering import CLASS
 from onnxprune.ngrams.encoders import DOMAIN, is_encoder, keys_of, values_of, write_encoder
+from onnxprune.ngrams.proving import Encoded
 from onnxprune.ngrams.pruning import Joint
-from onnxprune.ngrams.reading import Encoded, Site
+from onnxprune.ngrams.reading import Site
 from onnxprune.ngrams.writing import Writer, bits_for
 from onnxprune.rewrite import Rewriter
 
