@@ -116,7 +116,26 @@ def settings_of(name: str, options: Sequence[str] = ()) -> tuple[Method, Trainin
     return method, replace(kind.training, **shared)
 
 
-def train(
+def train(model: Any, method: str | Method, **rest: Any) -> Trained:
+    """Train a model by a method that makes it smaller.
+
+    Args:
+        model: an .onnx file, trained as `train_file` says; or a torch.nn.Module, as `torch_training.train_module` says.
+        method: its name, or itself.
+        rest: as those take it.
+
+    Raises:
+        OnnxPruneError: an input is at fault, or torch is missing; nothing has been written.
+    """
+    require_torch("train")
+    if isinstance(model, Path | str):
+        return train_file(model, method, **rest)
+    from onnxprune.torch_training import train_module
+
+    return train_module(model, method, **rest)
+
+
+def train_file(
     model: Path | str,
     method: str | Method,
     *,

@@ -91,7 +91,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cluster",),
     ("front", "blaming", "heads", "pipeline", "recovering", "sweeping"),
     ("exporting",),
-    ("training", "systems"),
+    ("training", "torch_training", "systems"),
     ("checking",),
     ("report",),
     ("cli",),

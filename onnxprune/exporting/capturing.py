@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TORCHSCRIPT_OPSET, DYNAMO_OPSET = 17, 18
+EXPORTERS = ("torchscript", "dynamo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +39,21 @@ class Capture:
     failure: str = ""
 
 
-def capture(module: nn.Module, inputs: Any, folder: Path) -> tuple[Capture, ...]:
-    """Both exports; with dynamic batch and, for token ids, sequence sizes where the exporter takes that.
+def capture(
+    module: nn.Module, inputs: Any, folder: Path, exporters: Collection[str] = EXPORTERS
+) -> tuple[Capture, ...]:
+    """Both exports, or those that are named; with dynamic batch and, for tokens, sequence sizes where they take that.
 
     Args:
         module: exported in evaluation mode, as a copy.
         inputs: an example call.
         folder: where the files go.
+        exporters: of `EXPORTERS`.
     """
     return tuple(
         _attempt(name, export, copied(module).eval(), inputs, folder / f"{name}.onnx")
-        for name, export in (("torchscript", _torchscript), ("dynamo", _dynamo))
+        for name, export in zip(EXPORTERS, (_torchscript, _dynamo), strict=True)
+        if name in exporters
     )
 
 

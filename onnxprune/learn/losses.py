@@ -46,7 +46,7 @@ def of_labels(output: Tensor, labels: Array, port: Port, where: Tensor | None) -
     target[target < 0] = _NONE
     if int(target.max()) >= logits.shape[-1]:
         raise DataError(
-            f"train: output {port.name!r} has classes 0 to {logits.shape[-1] - 1}, got label {int(target.max())}. "
+            f"--loss labels: output {port.name!r} has classes 0 to {logits.shape[-1] - 1}, got label {int(target.max())}. "
             "Mend the labels or choose --loss divergence."
         )
     if where is not None and target.numel() > target.shape[0]:

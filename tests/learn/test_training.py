@@ -13,16 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from onnxprune import learn, train
 from onnxprune.cli import main
 from onnxprune.errors import DataError, MissingDependencyError, OnnxPruneError, OptionError
 from onnxprune.graph import constants, numbers
+from onnxprune.learn.masking import Masks, Pattern
+from onnxprune.learn.matrices import Matrix, matrices
 from onnxprune.learn.method import Training
 from onnxprune.learn.methods import METHODS
 from onnxprune.learn.schedules import Cubic, ramp
 from onnxprune.model import load
+from onnxprune.solvers.wanda import Blocks
 from onnxprune.training import Trained, settings_of
 from tests import graphs
 
@@ -150,3 +154,78 @@ def test_without_torch_the_command_says_how_to_install_it(place: Path, monkeypat
         trained(place)
     assert str(told.value) == "train needs torch, which is not installed. Run: pip install 'onnxprune[torch]'."
     assert isinstance(told.value, OnnxPruneError)
+
+
+def test_zeros_keep_to_a_pattern(place: Path) -> None:
+    trained(place, "sparsity=2:4")
+    up = stored(place / "out.onnx")["up0"]
+    # Two of each four consecutive inputs of an output: [64, 96] is read as x @ weight.
+    assert np.array_equal(np.count_nonzero(up.reshape(16, 4, 96), axis=1), np.full((16, 96), 2))
+
+
+def test_tiles_are_zero_or_not_as_a_whole(place: Path) -> None:
+    trained(place, "sparsity=0.5", "block=4x8")
+    kept = stored(place / "out.onnx")["up0"].reshape(16, 4, 12, 8) != 0
+    shares = kept.mean(axis=(1, 3))
+    assert set(np.unique(shares)) == {0, 1}
+    assert shares.mean() == 0.5
+
+
+def test_int8_and_zeros_are_learned_together(place: Path) -> None:
+    trained(place, "sparsity=0.5", "int8=yes")
+    up = stored(place / "out.onnx")["up0"].astype(np.float64)
+    assert np.mean(up == 0) >= 0.5
+    steps = np.abs(up).max(axis=0) / 127
+    whole = up / steps
+    # One step an output, and every number a whole multiple of it, to float32's rounding.
+    assert np.abs(whole - np.round(whole)).max() < 1e-3
+    assert len(np.unique(np.round(whole))) > 64
+
+
+def test_momentum_does_not_move_what_is_masked() -> None:
+    weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0], [3.0, 4.0]]))
+    optimizer = torch.optim.AdamW([weight], lr=0.1, weight_decay=0.1)
+    weight.grad = torch.ones(2, 2)
+    optimizer.step()
+    masks = Masks({"w": weight}, {})
+    masks.set("w", np.array([[True, False], [True, True]]))
+    weight.grad = torch.ones(2, 2)
+    masks.drop_gradients()
+    optimizer.step()
+    assert float(weight.detach()[0, 1]) != 0, "momentum moves it, which is what the masks are for"
+    masks.hold(optimizer)
+    assert float(weight.detach()[0, 1]) == 0
+    assert float(optimizer.state[weight]["exp_avg"][0, 1]) == 0
+    weight.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert float(weight.detach()[0, 1]) == 0
+
+
+def test_a_mask_zeroes_as_many_as_asked_whatever_the_ties() -> None:
+    matrix = Matrix("w", (4, 6), (0,), "linear", ())
+    assert Pattern().mask(matrix, np.zeros((4, 6)), 0.5).sum() == 12
+    # As a Gemm with transB stores it, [outputs, inputs]: two of each four inputs, along the last axis.
+    turned = Matrix("w", (6, 4), (1,), "linear", ())
+    scores = np.tile([4.0, 1.0, 3.0, 2.0], (6, 1))
+    kept = Pattern(Blocks(2, 4)).mask(turned, scores, 0.5)
+    assert np.array_equal(kept, np.tile([True, False, True, False], (6, 1)))
+    # Half-way one of the two goes.
+    assert Pattern(Blocks(2, 4)).mask(turned, scores, 0.3).sum() == 18
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "inputs"),
+    [
+        (graphs.matmul, (64, 64), (0,)),
+        (graphs.gemm, (64, 48), (0,)),
+        (lambda: graphs.gemm(transB=1), (48, 64), (1,)),
+        (graphs.convolution, (32, 16, 3, 3), (1, 2, 3)),
+    ],
+)
+def test_a_matrix_knows_which_axes_are_its_inputs(place: Path, make: Any, shape: Any, inputs: Any) -> None:
+    model = load(graphs.saved(make(), place, "one.onnx"))
+    (one,) = matrices(model, {"w"})
+    assert (one.shape, one.inputs) == (shape, inputs)
+    values = np.arange(one.size, dtype=np.float64).reshape(shape)
+    assert np.array_equal(one.stored(one.table(values)), values)
+    assert matrices(model, {"w"}, head=False) == (() if one.kind == "linear" else (one,))
