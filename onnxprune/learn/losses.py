@@ -44,9 +44,9 @@ def of_labels(output: Tensor, labels: Array, port: Port, where: Tensor | None) -
     target = torch.from_numpy(np.asarray(labels).astype(np.int64)).to(output.device)
     target = target.reshape(logits.shape[:-1]).clone()
     target[target < 0] = _NONE
-    if int(target.max()) >= logits.shape[-1]:
+    if (largest := int(target.max())) >= logits.shape[-1]:
         raise DataError(
-            f"--loss labels: output {port.name!r} has classes 0 to {logits.shape[-1] - 1}, got label {int(target.max())}. "
+            f"--loss labels: output {port.name!r} has classes 0 to {logits.shape[-1] - 1}, got label {largest}. "
             "Mend the labels or choose --loss divergence."
         )
     if where is not None and target.numel() > target.shape[0]:
