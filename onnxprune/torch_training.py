@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,15 +19,12 @@ from onnxprune.runtime import Feeds, open_session
 from onnxprune.synthetic import synthesise
 from onnxprune.training import Trained, train_file
 
-if TYPE_CHECKING:
-    from torch import nn
-
 # Of the largest output: exporters order their sums differently.
 _TOLERANCE = 1e-3
 
 
 def train_module(
-    module: nn.Module,
+    module: Any,
     method: Any,
     *,
     inputs: Any = None,
@@ -41,7 +38,7 @@ def train_module(
     the trained graph, and a note says so.
 
     Args:
-        module: in whatever mode; it is exported in evaluation mode.
+        module: a torch.nn.Module, in whatever mode; it is exported in evaluation mode.
         method: its name, or itself.
         inputs: an example call: a tensor, a tuple of positional or a dict of keyword arguments.
         output: where the result goes; must be given.
@@ -69,7 +66,7 @@ def train_module(
     return replace(result, input=Path(type(module).__name__), notes=(*result.notes, note))
 
 
-def _exported_again(module: nn.Module, inputs: Any, made: Exported, destination: Path) -> str:
+def _exported_again(module: Any, inputs: Any, made: Exported, destination: Path) -> str:
     """Write the trained numbers into the module and its export over the trained graph; what was done, as a note."""
     trained, before = load(destination), load(made.path)
     kept = {name: each.detach().clone() for name, each in module.named_parameters()}
