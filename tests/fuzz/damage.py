@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import copy
 import random
+from pathlib import Path
 from typing import Any
 
+# Hostile files by hand, and those that a run of the fuzzing has found: all are tried in every test run.
+CORPUS = Path(__file__).parent / "corpus"
 # What stands where something else is meant.
 _VALUES: tuple[Any, ...] = (
     None, True, -1, 0, 1, 7, 2**31, 2**63, 10**30, -(10**9), 0.5, float("nan"), float("inf"), 1e308, "", "x", "../../x",
     "/etc/passwd", "\0", "é" * 40, "9" * 400, [], [[]], {}, [-1], [0, 0], [10**9], ["a"], {"a": 1}, [None], [1.5],
 )  # fmt: skip
+
+
+def keep(name: str, data: bytes) -> None:
+    """Put what broke something where `test_corpus` finds it."""
+    (CORPUS / name).write_bytes(data)
 
 
 def bytes_changed(data: bytes, chance: random.Random, *, near: int | None = None) -> bytes:

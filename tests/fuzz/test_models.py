@@ -10,7 +10,7 @@ import pytest
 
 from tests import graphs
 from tests.fuzz.child import Child
-from tests.fuzz.damage import bytes_changed
+from tests.fuzz.damage import bytes_changed, keep
 from tests.test_model import call_a_local_function, read_int4
 
 SOURCES: tuple[graphs.Maker, ...] = (
@@ -39,6 +39,8 @@ def test_damaged_models_never_end_in_a_traceback(child: Child, tmp_path: Path, c
         data = bytes_changed(chance.choice(whole), chance, near=400)
         path.write_bytes(data)
         answer = child.run(["optimize", str(path), "-o", str(result)])
+        if answer.trace or answer.code not in (0, 1, 2):
+            keep(f"found-{case}.onnx", data)
         assert not answer.trace, f"case {case}: {answer.trace}"
         assert answer.code in (0, 1, 2), case
         assert path.read_bytes() == data, case
