@@ -90,7 +90,7 @@ class Bench:
         order: list[str] = []
         for kept in range(count - 1, -1, -1):
             _, edits = self.cut(self.model, text.replace("keep=0", f"keep={kept}"))
-            order += [edit.site for edit in edits if edit.site not in order]
+            order += [edit.site for edit in edits if edit.site in layers and edit.site not in order]
         return {name: float(at) for at, name in enumerate(order)}
 
     def cosine(self, model: Model) -> float:

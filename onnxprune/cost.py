@@ -12,6 +12,7 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.graph import walk
 from onnxprune.model import Model
+from onnxprune.ngrams.editing import table_storage
 from onnxprune.storage import stored_weights
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -25,7 +26,7 @@ class Cost:
 
     Attributes:
         gzip_bytes: of the file at gzip's fastest level.
-        params: numbers in floating-point and 8-bit or smaller weights, however they are stored.
+        params: numbers in floating-point and 8-bit or smaller weights, however they are stored, and in tables of nodes.
         nonzero: those that do not stand for zero.
         macs: multiply-accumulates of one run on the timed input; None where the shapes are unknown.
     """
@@ -40,11 +41,12 @@ class Cost:
 def cost(model: Model, files: tuple[Path, ...], shapes: Shapes | None) -> Cost:
     """Figures of a model that lies in `files` (the model file and its external data)."""
     held = stored_weights(model)
+    tables = table_storage(model.graph)[0]
     return Cost(
         size_bytes=sum(path.stat().st_size for path in files),
         gzip_bytes=sum(map(gzip_bytes, files)),
-        params=sum(weight.numbers for weight in held),
-        nonzero=sum(weight.nonzero for weight in held),
+        params=sum(weight.numbers for weight in held) + tables,
+        nonzero=sum(weight.nonzero for weight in held) + tables,
         macs=None if shapes is None else macs(model, shapes),
     )
 

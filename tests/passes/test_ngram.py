@@ -255,6 +255,9 @@ def test_a_model_of_text_goes_through_the_whole_job(tmp_path: Path) -> None:
     (report,) = [one for one in result.reports if one.pass_spec.startswith("ngram")]
     (change,) = report.changes
     assert change.site == "ngrams.0"
+    # Besides the tables there is one number, which missing keys are told by.
+    assert result.before.params == made.model.parameters + 1
+    assert result.after.params <= 0.5 * made.model.parameters + 1
     assert change.params_after <= change.params_before * 0.51
     assert (tmp_path / "out.onnx").stat().st_size < 0.7 * (tmp_path / "model.onnx").stat().st_size
     onnxprune.apply(tmp_path / "model.onnx", tmp_path / "out.plan.json", tmp_path / "again.onnx")
