@@ -20,7 +20,7 @@ MODEL = HERE.parent / "fixtures" / "gloss-gpt" / "model.onnx"
 # Blocks of 64 tokens that train and steer; every fourth is held out.
 BLOCKS = 256
 # Few: what is compared is what the same few steps do.
-STEPS, BATCH, GATE_LR = 150, 2, 0.1
+STEPS, BATCH, GATE_LR = 100, 2, 0.1
 # Linears of the six blocks, each as large as it was, or less.
 KEEP = 0.4
 HEADS = 14
