@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from onnxprune import train
+from onnxprune import optimize, train
 from onnxprune.data import load_samples
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph import constants, numbers
@@ -19,6 +19,7 @@ from onnxprune.learn.contrasting import Contrasting
 from onnxprune.learn.method import Training
 from onnxprune.learn.methods.cap import Cap
 from onnxprune.learn.trainee import Trainee, trainee_of
+from onnxprune.learn.unit_masks import fewer
 from onnxprune.loss import choose_loss
 from onnxprune.model import load
 from onnxprune.runtime import open_session
@@ -159,6 +160,29 @@ def test_pruning_learns_all_terms_and_ends_with_its_zeros(place: Path, over: str
     # The head stays dense: products before an output are no encoder's.
     assert result.details["matrices"] == {"first": {"numbers": 64 * _HIDDEN, "zeros": 32 * _HIDDEN}}
     assert result.details["banks"] == ["fine-tuned", "pre-trained", "snapshot before step 1", "snapshot before step 3"]
+
+
+def test_whole_neurons_go_and_the_passes_cut_them(place: Path) -> None:
+    result = train(
+        place / "model.onnx", "cap", data=str(place / "data.npz"), output=place / "out.onnx",
+        options=["steps=8", "batch=16", "check=4", "every=2", "sparsity=0.5", "over=structured", "pretrained=none"],
+    )  # fmt: skip
+    assert result.details["units"] == {"neurons.0": {"units": _HIDDEN, "kept": _HIDDEN // 2}}
+    last = next(np.array(numbers(one)) for one in constants(load(place / "out.onnx").graph) if one.name == "last")
+    assert int((last != 0).any(axis=1).sum()) == _HIDDEN // 2
+    optimize(place / "out.onnx", output=place / "cut.onnx", passes=["remove-dead"])
+    first = next(one for one in constants(load(place / "cut.onnx").graph) if 64 in one.shape)
+    assert sorted(first.shape) == [_HIDDEN // 2, 64]
+
+
+def test_the_lowest_units_go_over_all_places_and_one_of_each_stays() -> None:
+    scores = [np.array([1.0, 2.0, 3.0]), np.array([0.1, 0.2])]
+    # Of length one: .27 .53 .80 and .45 .89. Of five units two go.
+    kept = fewer(scores, [np.ones(3, np.bool_), np.ones(2, np.bool_)], 0.4)
+    assert [mask.tolist() for mask in kept] == [[False, True, True], [False, True]]
+    # All but one of each place, though four fifths were asked for.
+    kept = fewer(scores, kept, 0.8)
+    assert [mask.tolist() for mask in kept] == [[False, False, True], [False, True]]
 
 
 def test_without_the_pretrained_file_it_says_so(place: Path) -> None:

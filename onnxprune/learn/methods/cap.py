@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxprune.learn.trainee import Trainee
     from onnxprune.model import Model
 
-_WAYS = ("first-order", "movement")
+_WAYS = ("first-order", "movement", "structured")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,9 @@ class Cap:
 
     Attributes:
         pretrained: the .onnx file that the model was tuned from, of the same inputs; `none` leaves its term out.
-        over: how weights are pruned: `movement` (learned scores) or `first-order` (|weight · gradient|).
-        sparsity: share of each matrix that is zero in the end, in [0, 1).
+        over: how weights are pruned: `movement` (learned scores), `first-order` (|weight · gradient|), or `structured`
+            (heads and neurons as a whole, by the gradients of their masks).
+        sparsity: share of each matrix, or of all heads and of all neurons, that is zero in the end, in [0, 1).
         unsupervised: weight of the terms of the same sample.
         supervised: weight of the terms of the same class, where samples have classes.
         tau: temperature of the contrast.
@@ -48,7 +49,7 @@ class Cap:
     )
     training: ClassVar[Training] = Training(distill=0.9, temperature=2.0)
     pretrained: str = ""
-    over: Literal["movement", "first-order"] = "movement"
+    over: Literal["movement", "first-order", "structured"] = "movement"
     sparsity: float = 0.9
     unsupervised: float = 0.1
     supervised: float = 1.0
@@ -78,6 +79,7 @@ class Cap:
         from onnxprune.learn.masking import Pattern
         from onnxprune.learn.schedules import within
         from onnxprune.learn.scored import ScoredMasks, Scoring
+        from onnxprune.learn.unit_masks import UnitMasks
 
         if not self.pretrained:
             raise DataError(
@@ -97,6 +99,8 @@ class Cap:
         inner: Procedure
         if self.over == "movement":
             inner = ScoredMasks(trainee, Scoring(schedule=schedule, rate=self.score_rate, head=self.head))
+        elif self.over == "structured":
+            inner = UnitMasks(trainee, schedule)
         else:
             inner = FirstOrderMasks(trainee, Pattern(), schedule, head=self.head)
         path = None if self.pretrained == "none" else Path(self.pretrained)
