@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from onnxprune.errors import DataError, Declined
+from onnxprune.learn.call import Tensor
 from onnxprune.learn.gated import Gated, gated_units, show
 from onnxprune.learn.procedure import Array, Procedure
 from onnxprune.learn.schedules import Cubic
@@ -41,7 +43,7 @@ class UnitMasks(Procedure):
         self._schedule = schedule
         self._masks = [torch.ones(one.units).to(trainee.module.device).requires_grad_() for one in self.places]
         self._sums = [torch.zeros_like(mask, requires_grad=False) for mask in self._masks]
-        show(trainee.module, self.places, self._masks)
+        show(trainee.module, self.places, [partial(_same, mask) for mask in self._masks])
 
     def before_step(self, step: int) -> None:
         """Mask further units where the schedule says so."""
@@ -90,6 +92,10 @@ class UnitMasks(Procedure):
         """Units that stay at each place."""
         left = {one.name: int(mask.sum()) for one, mask in zip(self.places, self._masks, strict=True)}
         return {"units": {one.name: {"units": one.units, "kept": left[one.name]} for one in self.places}}
+
+
+def _same(mask: Tensor) -> Tensor:
+    return mask
 
 
 def fewer(scores: list[Array], kept: list[Array], share: float) -> list[Array]:
