@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from onnxprune.errors import DataError
+from onnxprune.errors import DataError, Declined
 from onnxprune.model import Model, save
 from onnxprune.model.core import FileFields
 from onnxprune.ngrams.text import CHAIN, Language, from_arpa, from_sentences, sentences_of
@@ -44,11 +44,15 @@ def build_ngram(
         OutputError: the file cannot be written.
     """
     source = Path(source)
-    if source.suffix == ".arpa":
-        language = from_arpa(source)
-    else:
-        language = from_sentences(sentences_of(source), order=order, discount=discount, cutoff=cutoff)
-    save(as_model(language), Path(output))
+    try:
+        if source.suffix == ".arpa":
+            language = from_arpa(source)
+        else:
+            language = from_sentences(sentences_of(source), order=order, discount=discount, cutoff=cutoff)
+        model = as_model(language)
+    except Declined as reason:
+        raise DataError(f"{source}: too many words for n-grams so long: {reason}. Give a lower order.") from reason
+    save(model, Path(output))
     return language
 
 
@@ -56,7 +60,7 @@ def as_model(language: Language) -> Model:
     """The model of a language in memory.
 
     Raises:
-        DataError: its ids do not fit the keys.
+        Declined: its ids do not fit the keys.
     """
     order = language.model.order
     ids = gs.Variable("ids", np.int64, ["batch", order])

@@ -137,12 +137,15 @@ def from_arpa(path: Path) -> Language:
             -1, length
         )
         values = np.array([line[0] for line in lines]) * _LN10
+        if length == 1 and START in numbers:
+            # Some tools write it as certain, though it is never predicted.
+            values[numbers[START]] = -99 * _LN10
         backs = np.array([line[2] for line in lines]) * _LN10
-        # A word that is never predicted has no probability, but may begin histories.
         grams.append(Table(columns=columns, ids=rows, values=values))
         if length < len(sections):
             shifted = tuple(reversed(CHAIN[1 : length + 1]))
-            used = backs != 0
+            # A table holds one alpha at least.
+            used = (backs != 0) | ~backs.any()
             alphas.append(Table(columns=shifted, ids=rows[used], values=backs[used]))
     unknown = numbers.get(UNKNOWN)
     default = float(grams[0].values[unknown]) if unknown is not None else -99 * _LN10
@@ -185,6 +188,8 @@ def _lines(file: Any) -> Iterator[str]:
 def _entry(line: str, length: int, path: Path) -> tuple[float, str, float]:
     fields = line.split()
     with contextlib.suppress(ValueError):
+        if not np.isfinite([float(fields[0]), float(fields[-1]) if len(fields) == length + 2 else 0.0]).all():
+            raise ValueError(line)
         if len(fields) == length + 1:
             return float(fields[0]), " ".join(fields[1:]), 0.0
         if len(fields) == length + 2:

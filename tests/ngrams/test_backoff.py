@@ -9,6 +9,7 @@ import pytest
 
 from onnxprune.errors import DataError
 from onnxprune.ngrams.backoff import BackOff
+from onnxprune.ngrams.building import build_ngram
 from onnxprune.ngrams.clustering import clustered, word_classes
 from onnxprune.ngrams.pruning import Joint, Selection, rebuilt, stolcke, weighted_difference
 from onnxprune.ngrams.text import CHAIN, Language, from_arpa, from_sentences, sentences_of
@@ -157,10 +158,28 @@ def test_an_arpa_file_keeps_its_numbers(tmp_path: Path) -> None:
     assert made.model.log_p(ids) / np.log(10) == pytest.approx([-0.30103, -0.90309, -0.2])
 
 
+def test_a_beginning_that_is_written_as_certain_is_never_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "model.arpa"
+    path.write_text(ARPA.replace("-99\t<s>", "0\t<s>"))
+    made = from_arpa(path)
+    assert made.model.log_p({CHAIN[0]: np.array([0])})[0] == pytest.approx(-99 * np.log(10))
+
+
+def test_words_that_do_not_fit_a_key_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_text(" ".join(f"w{at}" for at in range(5000)))
+    with pytest.raises(DataError) as error:
+        build_ngram(path, tmp_path / "model.onnx", order=5)
+    # 5000 words take 13 bits each, and 65 are more than 62.
+    assert str(error.value).startswith(f"{path}: too many words for n-grams so long: ")
+    assert not (tmp_path / "model.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("\\1-grams:\n-1 a b c d\n", "a line of 1-grams must hold a logarithm and 1 words, got '-1 a b c d'."),
+        ("\\1-grams:\nnan a\n", "a line of 1-grams must hold a logarithm and 1 words, got 'nan a'."),
         ("\\1-grams:\nx a\n", "a line of 1-grams must hold a logarithm and 1 words, got 'x a'."),
         ("\\1-grams:\n-1 a\n\\2-grams:\n-1 a b\n", "every word must stand among the 1-grams, 'b' does not."),
         ("nothing", "an ARPA file must hold n-grams of 1 to 2 … 5 words, got 0 sections."),
