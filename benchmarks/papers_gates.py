@@ -275,7 +275,8 @@ ROWS: tuple[Row, ...] = (
         remarks="Pairs and the order of their gates start from an SVD, which is ours. Where gates are decided they are "
         "ranked to the exact size and fixed, so that the size that is met is that of the file. "
         "Tried with 32 steps of 4 blocks, one seed, all gates starting alike: hard size .3999, but perplexity 180.5 "
-        "against 88.6 of truncated SVD. 19 steps tell gates little; there are more steps since, and an order at first.",
+        "against 88.6 of truncated SVD. 19 steps tell gates little; there are more steps since, and an order at first. "
+        "Both are far from what longer training gives: what is compared is the same few steps.",
     ),
     Row(
         system=3,
@@ -289,7 +290,9 @@ ROWS: tuple[Row, ...] = (
             at_most("heads kept", float(HEADS), "the number asked for is met"),
         ),
         run=head_gates,
-        remarks="`michel` stands beside it: heads by |dL/dgate|, cut before the same steps.",
+        remarks="`michel` stands beside it: heads by |dL/dgate|, cut before the same steps. "
+        f"Gates are not polarised yet: they had {round(0.7 * STEPS)} steps at a rate of {GATE_LR}; more steps were "
+        "not tried here. Heads are rounded and the weights trained on before they are judged.",
     ),
     Row(
         system=5,
