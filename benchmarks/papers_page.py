@@ -33,7 +33,11 @@ def markdown(rows: Sequence[Row], measured: Mapping[str, Any]) -> str:
 def verdicts(row: Row, entry: Mapping[str, Any] | None) -> tuple[Verdict, ...]:
     """One a check; none where nothing was measured."""
     seeds = figures_of(entry)
-    return tuple(check.verdict(seeds) for check in row.checks) if seeds else ()
+    try:
+        return tuple(check.verdict(seeds) for check in row.checks) if seeds else ()
+    except KeyError:
+        # Measured before the checks asked for what they ask for now: that is no answer to them.
+        return ()
 
 
 def figures_of(entry: Mapping[str, Any] | None) -> list[Figures]:
