@@ -37,6 +37,7 @@ _COMBINED = "8 heads, 1024 neurons, recovered, half sparse int8, 4-bit embedding
 _FULL = {"input_ids": (1, 128), "attention_mask": (1, 128), "token_type_ids": (1, 128)}
 _SCORES = ("taylor", "taylor2", "taylor-mixed", "vector", "michel", "gradient-output", "lrp", "magnitude", "random")
 _LONGEST = "8 heads, 1024 neurons, recovered, int8"
+_KEPT = ("steps", "best_step", "cpu_seconds", "fidelity", "objective", "history")
 _HALF = ("remove-heads:keep=0.5", "remove-neurons:keep=0.5")
 _GPT_RECOVER = "recover:steps=1200,batch=32,check=100,lr=0.001"
 
@@ -70,20 +71,22 @@ def made(name: str, passes: tuple[str, ...], folder: Path, model: Path, data: Pa
     return target
 
 
-def combined(folder: Path, model: Path, data: Path, lessons: Path) -> tuple[Path, Path]:
-    """Return the smallest file, and the one whose plan holds its second recovery.
+def combined(folder: Path, model: Path, data: Path, lessons: Path) -> tuple[Path, Row]:
+    """Return the smallest file, and what its second recovery took and did.
 
     It goes on from the recovered cut as it was before it became integer: the long recovery is not done twice.
     """
-    target, again = folder / "combined.onnx", folder / "combined-again.onnx"
+    target, told = folder / "combined.onnx", folder / "combined.json"
     if not target.exists():
         shape = [f"{key}={'x'.join(map(str, size))}" for key, size in _FULL.items()]
-        floats, thin = folder / "combined-floats.onnx", folder / "combined-thin.onnx"
+        floats, thin, again = (folder / f"combined-{name}.onnx" for name in ("floats", "thin", "again"))
         apply(model, _before_integers(folder / f"{_stem(_LONGEST)}.plan.json", folder), floats)
         optimize(floats, output=thin, data=str(data), passes=_THIN, shape=shape)
-        recover(thin, model, data=str(lessons), output=again, settings=_AGAIN)
+        found = recover(thin, model, data=str(lessons), output=again, settings=_AGAIN).to_json()
+        told.write_text(json.dumps({**found, "fidelity": found["steering"]}), encoding="utf-8")
         optimize(again, output=target, data=str(data), passes=("pack-weights",), shape=shape)
-    return target, again
+    row = json.loads(told.read_text(encoding="utf-8"))
+    return target, {key: row[key] for key in _KEPT}
 
 
 def _before_integers(plan: Path, folder: Path) -> Path:
@@ -96,12 +99,11 @@ def _before_integers(plan: Path, folder: Path) -> Path:
     return copy
 
 
-def recoveries(*files: Path) -> list[Row]:
-    """Return what each recovery in the files' plans took and did."""
-    plans = [json.loads(file.with_name(f"{file.stem}.plan.json").read_text(encoding="utf-8")) for file in files]
+def recoveries(file: Path) -> list[Row]:
+    """Return what each recovery in a file's plan took and did."""
+    plan = json.loads(file.with_name(f"{file.stem}.plan.json").read_text(encoding="utf-8"))
     return [
-        {key: edit["args"][key] for key in ("steps", "best_step", "cpu_seconds", "fidelity", "objective", "history")}
-        for plan in plans
+        {key: edit["args"][key] for key in _KEPT}
         for edit in plan["edits"]
         if edit["pass"] == "recover"  # noqa: S105 - no password
     ]
@@ -114,9 +116,9 @@ def encoder(folder: Path, rounds: int) -> list[Row]:
     if data is None or score is None:
         raise FileNotFoundError(_ENCODER)
     files = {name: made(name, passes, folder, path, data, definitions()) for name, passes in encoder_jobs().items()}
-    plans = {file: (file,) for file in files.values()}
-    files[_COMBINED], again = combined(folder, path, data, definitions())
-    plans[files[_COMBINED]] = (files[_LONGEST], again)
+    spent = {file: recoveries(file) for file in files.values()}
+    files[_COMBINED], last = combined(folder, path, data, definitions())
+    spent[files[_COMBINED]] = [*spent[files[_LONGEST]], last]
     race = paired.race([path, *files.values()], [tasks.feed(_ENCODER)], rounds=rounds)
     reference = score(path)
     rows = []
@@ -126,7 +128,7 @@ def encoder(folder: Path, rounds: int) -> list[Row]:
                 "cut": name,
                 "share": file.stat().st_size / path.stat().st_size,
                 "scores": tasks.report(score(file), reference),
-                "recovery": recoveries(*plans.get(file, ())),
+                "recovery": spent.get(file, []),
                 **asdict(timing),
                 # The name alone: where it lay says nothing to others.
                 "file": file.name,
