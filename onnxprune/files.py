@@ -85,7 +85,7 @@ def require_space(path: Path, size_bytes: int) -> None:
         return
     if free < size_bytes:
         raise OutputError(
-            f"{path}: needs {size_bytes / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. "
+            f"{path}: needs {size_bytes / 1e3:,.0f} kB, the disk has {free / 1e3:,.0f} kB free. "
             f"Make room, or {_elsewhere(path)}."
         )
 

@@ -271,6 +271,8 @@ def test_a_folder_that_may_not_be_written_is_one_line(monkeypatch: pytest.Monkey
         return make(**options)
 
     monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    # Where the system has them, files without a name come first.
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
     assert refused("optimize", "model.onnx", "-o", "small.onnx") == (
         "small.plan.json: cannot be written: Permission denied. Choose another place with --output."
     )
@@ -299,8 +301,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_file(tmp_path: Path, room: int, m
         result = CliRunner().invoke(main, ["optimize", "model.onnx", "-o", str(disk / "small.onnx")])
         assert result.exit_code == 2, result.output
         assert result.stderr.startswith(f"onnxprune: {disk}/small.")
+        # Whatever is known to be too large is not begun; the rest fails while it is written.
         assert result.stderr.endswith(
-            ": cannot be written: No space left on device. Choose another place with --output.\n"
+            (
+                ": cannot be written: No space left on device. Choose another place with --output.\n",
+                " kB free. Make room, or choose another place with --output.\n",
+            )
         )
         assert not [path for path in disk.iterdir() if "small" in path.name]
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -142,6 +143,23 @@ def test_a_mapped_file_says_where_it_lies(tmp_path: Path) -> None:
     assert place_of(array.copy()) is None
 
 
+def unsettled(path: Path) -> bytes:
+    """A file without what the clock recommends to the session: where memory is short no clock runs."""
+    held = path.read_bytes()
+    if path.suffix == ".onnx":
+        model = onnx.load_from_string(held)
+        kept = [entry for entry in model.metadata_props if entry.key != "onnxprune.session"]
+        del model.metadata_props[:]
+        model.metadata_props.extend(kept)
+        return model.SerializeToString()
+    if path.name.endswith(".plan.json"):
+        document = json.loads(held)
+        # The plan states options, the memory is none of them.
+        document["options"].pop("session", None)
+        return json.dumps(document).encode()
+    return held
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("external", [False, True])
 def test_a_result_is_the_same_however_little_memory_there_is(tmp_path: Path, *, external: bool) -> None:
@@ -157,8 +175,7 @@ def test_a_result_is_the_same_however_little_memory_there_is(tmp_path: Path, *, 
     names = sorted(each.name for each in much.parent.iterdir())
     assert names == sorted(each.name for each in little.parent.iterdir())
     for name in names:
-        # The plan states options, the memory is none of them.
-        assert (little.parent / name).read_bytes() == (much.parent / name).read_bytes()
+        assert unsettled(little.parent / name) == unsettled(much.parent / name)
     assert short.fidelity.score == pytest.approx(whole.fidelity.score, abs=1e-5)
     assert short.timed is None
     assert whole.timed is not None

@@ -330,7 +330,13 @@ def test_a_floor_that_nothing_reaches_gives_the_original_back(tmp_path: Path) ->
 def test_every_stage_is_told_in_order(tmp_path: Path) -> None:
     told: list[str] = []
     job(graphs.matmul(), tmp_path, progress=told.append, passes=["sparse-int8"])
-    assert told == ["load and run the original", "simplify (1 of 2)", "sparse-int8 (2 of 2)", "save", "time both on cpu:1"]
+    assert told == [
+        "load and run the original",
+        "simplify (1 of 2)",
+        "sparse-int8 (2 of 2)",
+        "save",
+        "time both on cpu:1",
+    ]
 
 
 def test_every_fourth_sample_judges_and_never_calibrates(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_the_limit_is_a_size(monkeypatch: pytest.MonkeyPatch, text: str, limit: 
     assert open_store().limit_bytes == limit
 
 
-@pytest.mark.parametrize("text", ["much", "-1", "3 apples", "1e9"])
+@pytest.mark.parametrize("text", ["much", "-1", "3 apples"])
 def test_a_limit_that_is_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(store_module.LIMIT_VARIABLE, text)
     with pytest.raises(OptionError) as caught:

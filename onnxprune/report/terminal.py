@@ -24,7 +24,7 @@ from onnxprune.result import Result
 _SHOWN_SITES = 3
 # A terminal's height; of reasons and notes so many are shown in any case. Outputs that are told one by one.
 _LINES = 24
-_LEAST_LINES = 4
+_LEAST_LINES = 3
 _SHOWN_OUTPUTS = 4
 
 
@@ -40,11 +40,12 @@ def print_result(result: Result, console: Console) -> None:
     print_measurements(result.measurements, (result.input, result.output), console)
     for line in fidelity:
         console.print(line, soft_wrap=True)
-    for report in result.reports:
-        console.print(_pass_line(report), soft_wrap=True)
+    passes = list(_pass_lines(result.reports))
+    for line in passes:
+        console.print(line, soft_wrap=True)
     print_footprints(result.storage, console)
     # The verdict, the table with its head and caption, and the last line.
-    shown = 1 + figures.row_count + 2 + len(fidelity) + len(result.reports) + 1
+    shown = 1 + figures.row_count + 2 + len(fidelity) + len(passes) + 1
     shown += result.data.synthetic + (result.storage is not None) + _measured_lines(result)
     rest = [
         *skip_lines([skip for report in result.reports for skip in report.reverted], "reverted"),
@@ -130,6 +131,14 @@ def _shape(shape: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name}={'x'.join(map(str, size)) or 'scalar'}" for name, size in shape.items())
 
 
+def _pass_lines(reports: Sequence[Report]) -> Iterable[str]:
+    """A line a pass; those that changed nothing share one."""
+    yield from (_pass_line(report) for report in reports if report.changes)
+    idle = [report.pass_spec for report in reports if not report.changes]
+    if idle:
+        yield f"[bold]{', '.join(idle)}[/]: nothing changed"
+
+
 def _pass_line(report: Report) -> str:
     before = sum(change.bytes_before for change in report.changes)
     after = sum(change.bytes_after for change in report.changes)
@@ -137,7 +146,7 @@ def _pass_line(report: Report) -> str:
     for change in report.changes:
         words[change.what.partition(":")[0]] += 1
     counted = [what if count == 1 else f"{count} x {what}" for what, count in words.items()]
-    done = ", ".join(counted) or "nothing changed"
+    done = ", ".join(counted)
     sizes = f" ({megabytes(before)} of weights became {megabytes(after)})" if before != after else ""
     return f"[bold]{report.pass_spec}[/]: {done}{sizes}"
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import onnx_graphsurgeon as gs
 
-from onnxprune.graph import producer
+from onnxprune.graph import numbers, producer
 from onnxprune.model import Model
 
 Runs = tuple[tuple[int, ...], ...]
@@ -40,7 +41,31 @@ def settled_shapes(model: Model, shapes: Mapping[str, Runs] | None) -> dict[str,
             unsettled |= {id(tensor) for tensor in node.outputs}
             continue
         settled |= {t.name: shapes[t.name] for t in node.outputs if t.name in shapes and _same_rank(shapes[t.name])}
+        settled |= _derived(node, settled)
     return settled
+
+
+def _derived(node: gs.Node, settled: Mapping[str, Runs]) -> dict[str, Runs]:
+    """The shape of what a rewrite has written, which no run has seen, out of those of its inputs."""
+    read = [settled.get(tensor.name) for tensor in node.inputs]
+    name = node.outputs[0].name if node.outputs else ""
+    if name in settled or not read or read[0] is None:
+        return {}
+    if node.op == "Attention" and not node.domain and "q_num_heads" in node.attrs and len(read) > 2 and read[2]:
+        # Queries [batch, length, ..], values [batch, .., heads x width].
+        share = node.attrs["q_num_heads"] // node.attrs["kv_num_heads"]
+        return {name: tuple((*q[:-1], v[-1] * share) for q, v in zip(read[0], read[2], strict=True))}
+    if node.op == "Reshape" and not node.attrs.get("allowzero", 0) and isinstance(node.inputs[1], gs.Constant):
+        target = [int(size) for size in numbers(node.inputs[1]).reshape(-1)]
+        return {name: tuple(_viewed(shape, target) for shape in read[0])}
+    return {}
+
+
+def _viewed(shape: tuple[int, ...], target: Sequence[int]) -> tuple[int, ...]:
+    """What a Reshape to `target`, with 0 for the same and -1 for the rest, makes of a shape."""
+    sizes = [shape[axis] if size == 0 else size for axis, size in enumerate(target)]
+    known = math.prod(size for size in sizes if size != -1)
+    return tuple(math.prod(shape) // max(known, 1) if size == -1 else size for size in sizes)
 
 
 def of_shapes(tensor: gs.Tensor) -> bool:
