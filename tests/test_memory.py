@@ -151,7 +151,7 @@ def unsettled(path: Path) -> bytes:
         kept = [entry for entry in model.metadata_props if entry.key != "onnxprune.session"]
         del model.metadata_props[:]
         model.metadata_props.extend(kept)
-        return model.SerializeToString()
+        return bytes(model.SerializeToString())
     if path.name.endswith(".plan.json"):
         document = json.loads(held)
         # The plan states options, the memory is none of them.
