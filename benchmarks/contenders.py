@@ -64,7 +64,7 @@ def peer(name: str, path: Path, target: Path, model: str | None) -> Attempt:
     job = target.with_suffix(".job.json")
     told = {"data": None if data is None else str(data), "kind": task.kind, **task.transformer}
     job.write_text(json.dumps(told), encoding="utf-8")
-    command = [interpreter, "-m", "benchmarks.peers", name, path, target, job]
+    command: list[str | Path] = [interpreter, "-m", "benchmarks.peers", name, path, target, job]
     return _attempt(name, command, target, _PEER_LIMIT_S)
 
 

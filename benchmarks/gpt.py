@@ -33,7 +33,7 @@ def training_file() -> Path:
         glosses = list(dict.fromkeys(synset.gloss for synset in synsets(folder, "noun", "verb", "adj", "adv")))
         _, training = split(len(glosses), [_TEST], _SEED)
         tokenizer: Tokenizer | ByteLevelBPETokenizer = Tokenizer.from_file(str(FIXTURE / "tokenizer.json"))
-        end = tokenizer.token_to_id("<|end|>")
+        end = int(tokenizer.token_to_id("<|end|>") or 0)
         tokens: list[int] = []
         for place in training:
             tokens += [*tokenizer.encode(glosses[place]).ids, end]

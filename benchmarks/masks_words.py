@@ -57,7 +57,7 @@ def untrained(folder: Path, width: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
 
     def drawn(*shape: int) -> Array:
-        return (rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32)
+        return np.asarray(rng.standard_normal(shape) / np.sqrt(shape[0]), np.float32)
 
     held = {"first": drawn(_TOKENS, width), "first_bias": np.zeros(width, np.float32)}
     held |= {"last": drawn(width, _CLASSES), "last_bias": np.zeros(_CLASSES, np.float32)}

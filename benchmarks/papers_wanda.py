@@ -39,7 +39,8 @@ def norms(bench: Bench, model: Model, names: frozenset[str]) -> dict[str, Array]
     if key not in bench.held:
         found = collect(model, Needs(columns=names), bench.subject.samples.calibration).columns
         bench.held[key] = {name: columns.norm for name, columns in found.items()}
-    return bench.held[key]
+    held: dict[str, Array] = bench.held[key]
+    return held
 
 
 def masked(bench: Bench, model: Model, score: str, sparsity: float | None) -> Model:

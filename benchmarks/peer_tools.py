@@ -93,7 +93,7 @@ def olive(source: Path, target: Path, job: Job) -> None:
     transformer = job["kind"] == "transformer"
     feeds = [] if transformer else list(samples(source, job))
 
-    @Registry.register_dataset()
+    @Registry.register_dataset()  # type: ignore[untyped-decorator]
     def sample_inputs(**_: object) -> list[tuple[dict[str, Any], int]]:
         return [({name: value[0] for name, value in feed.items()}, 0) for feed in feeds]
 
@@ -209,7 +209,7 @@ class _Logged(logging.Handler):
 def _reader(feeds: list[dict[str, Any]]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
-    class Reader(CalibrationDataReader):
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._feeds = iter(feeds)
 
