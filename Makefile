@@ -80,6 +80,12 @@ figures: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.fronts
 	$(BIN)/python -m benchmarks.mobile all
 	$(BIN)/python -m benchmarks.recovery
+	$(BIN)/python -m benchmarks.torch_module
+	$(BIN)/python -m benchmarks.streamline
+	$(BIN)/python -m benchmarks.fused
+	$(BIN)/python -m benchmarks.large
+	$(BIN)/python -m benchmarks.cluster
+	$(BIN)/python -m benchmarks.packaging
 	$(BIN)/python -m benchmarks.check
 
 # One row a system; what was measured is kept, so that it goes on where it was stopped.
