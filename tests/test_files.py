@@ -97,7 +97,7 @@ def test_what_has_no_room_is_not_begun(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(OutputError) as caught:
         require_space(tmp_path / "m.onnx", 2_000_000)
     assert str(caught.value) == (
-        f"{tmp_path / 'm.onnx'}: needs 2.0 MB, the disk has 1.5 MB free. "
+        f"{tmp_path / 'm.onnx'}: needs 2,000 kB, the disk has 1,500 kB free. "
         "Make room, or choose another place with --output."
     )
     with scratch() as folder, pytest.raises(OutputError, match=r"or set TMPDIR to another folder\.$"):

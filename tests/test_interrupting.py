@@ -15,7 +15,9 @@ from tests import graphs
 
 # Ends itself in the middle of the file of that name.
 PROGRAM = """
-import os, sys
+import os, signal, sys
+# What starts tests in the background makes them deaf to it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from contextlib import contextmanager
 from onnxprune import files, plan, pipeline, subject
 from onnxprune.model import writing
