@@ -25,7 +25,7 @@ _KEPT_BYTES = 2**28
 LOSSLESS_TOLERANCE = 1e-4
 # A saturated output hides large sums behind small numbers: as much may move as a few times what the original itself
 # moves between optimization levels.
-_LEVEL_NOISE_FACTOR = 4
+LEVEL_NOISE_FACTOR = 4
 
 
 class Broken(Exception):  # noqa: N818 - a verdict, not an error
@@ -182,7 +182,7 @@ def refuse_moved(before: Model, after: Model, probes: Sequence[Feeds]) -> None:
                 known = np.isfinite(value)
                 moved, noise = (_largest_move(one[name], value, known) for one in (came, noisy))
                 scale = max(float(np.max(np.abs(value[known]), initial=0.0)), 1e-6)
-                allowed = max(LOSSLESS_TOLERANCE * scale, _LEVEL_NOISE_FACTOR * noise)
+                allowed = max(LOSSLESS_TOLERANCE * scale, LEVEL_NOISE_FACTOR * noise)
                 if not moved <= allowed:
                     raise Broken(f"output {name!r} moved by {moved:.3g}, a rewrite may move it by {allowed:.3g}")
 
@@ -230,6 +230,6 @@ def _probe(session: Session, evidence: Evidence, *, lossless: bool) -> None:
             if lossless and known.any():
                 error = float(np.max(np.abs(value[known].astype(np.float64) - wanted[known])))
                 scale = max(float(np.max(np.abs(wanted[known]))), 1e-6)
-                allowed = max(LOSSLESS_TOLERANCE * scale, _LEVEL_NOISE_FACTOR * evidence.noise.get(name, 0.0))
+                allowed = max(LOSSLESS_TOLERANCE * scale, LEVEL_NOISE_FACTOR * evidence.noise.get(name, 0.0))
                 if error > allowed:
                     raise Broken(f"output {name!r} moved by {error:.3g}, a lossless edit may move it by {allowed:.3g}")

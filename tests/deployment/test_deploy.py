@@ -17,8 +17,9 @@ from onnxprune import deploy, deployment, pipeline
 from onnxprune.cli import main
 from onnxprune.deployment import forms as deploying
 from onnxprune.model import load
+from onnxprune.runtime import open_session
 from tests import graphs
-from tests.checking.broken import named
+from tests.checking.broken import named, weight
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -149,6 +150,31 @@ def test_a_form_that_answers_otherwise_is_not_written(monkeypatch: pytest.Monkey
     assert result.exit_code == 2
     assert result.stderr.startswith("onnxprune: model.fixed.onnx: does not answer as model.onnx does: y: largest ")
     assert sorted(path.name for path in Path().iterdir()) == ["model.onnx", "other.onnx"]
+
+
+def _nudged(share: float) -> Path:
+    """A product whose weights, and with them its outputs, are moved by a share."""
+    proto = graphs.matmul()
+    weight(proto, "w", lambda array: array * np.float32(1 + share))
+    return graphs.saved(proto, Path(), f"{share}.onnx")
+
+
+@pytest.mark.parametrize(("moved", "code"), [(3e-3, 0), (5e-3, 2)])
+def test_a_few_times_what_optimizations_move_is_no_other_answer(
+    moved: float, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times 1e-3 is; where outputs are next to nothing, float rounding is a large share of them."""
+    form, plain = load(_nudged(moved)), _nudged(1e-3)
+    monkeypatch.setattr(deploying, "fix_shapes", lambda *_: form)
+    monkeypatch.setattr(
+        deploying,
+        "open_session",
+        lambda path, level="all": open_session(plain if level == "none" else path),
+    )
+    result = run("deploy", str(_nudged(0)), "--fixed-shapes", "x=8x64", "--json")
+    assert result.exit_code == code, result.stderr
+    if not code:
+        assert json.loads(result.stdout)["forms"][0]["deviation"] == pytest.approx(moved, rel=1e-2)
 
 
 @pytest.mark.parametrize(
