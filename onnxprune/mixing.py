@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -46,13 +46,13 @@ def _round(trial: Trial, attempt: Attempt, milder: Milder, race: Race) -> tuple[
         return None
     names = [edit.id for edit in trial.edits if edit.id in softer]
     stretches = [set(part.tolist()) for part in np.array_split(np.array(names), _STRETCHES)]
-    without = [attempt(_swapped(trial.edits, softer, stretch), 1) for stretch in stretches]
+    without = [attempt(swapped(trial.edits, softer, stretch), 1) for stretch in stretches]
     sound = [at for at, other in enumerate(without) if other.broken is None]
     ratios = dict(zip(sound, race([trial.model, *(without[at].model for at in sound)])[1:], strict=True))
     slow = set[str]().union(*(stretches[at] for at, ratio in ratios.items() if ratio.low > 1))
     if not slow:
         return None
-    found = attempt(_swapped(trial.edits, softer, slow))
+    found = attempt(swapped(trial.edits, softer, slow))
     if found.broken is not None:
         return None
     ratio = race([trial.model, found.model])[1]
@@ -64,5 +64,6 @@ def _round(trial: Trial, attempt: Attempt, milder: Milder, race: Race) -> tuple[
     return found, [Skip(site=edit.site, why=why) for edit in trial.edits if edit.id in slow]
 
 
-def _swapped(edits: Sequence[Edit], softer: dict[str, Edit], names: set[str]) -> tuple[Edit, ...]:
+def swapped(edits: Sequence[Edit], softer: Mapping[str, Edit], names: Collection[str]) -> tuple[Edit, ...]:
+    """Edits with those that are named in their milder forms."""
     return without_idle([softer[edit.id] if edit.id in names else edit for edit in edits])

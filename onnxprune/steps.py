@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxprune import spec
+from onnxprune.acceptance import accepted
 from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, Evidence, judge, refuse_moved, refuse_other_bits
@@ -74,9 +75,13 @@ def take(
 
     trial = attempt(proposal.edits)
     if race is not None and trial.broken is None:
+        nothing = Trial(model, (), blank)
+        if slower is not None:
+            # What others are held against must run everywhere.
+            trial = accepted(trial, nothing, attempt, milder_of(one), race)
         trial = suit_integers(trial, one, context.signs, attempt, race)
         trial = mix_by_clock(trial, attempt, milder_of(one), race)
-        trial = keep_faster(trial, Trial(model, (), blank), one, attempt, race)
+        trial = keep_faster(trial, nothing, one, attempt, race)
     if not trial.stands(floor):
         slow, nothing = trial.report.reverted, Trial(model, (), blank)
         trial = largest_that_stands(trial, nothing, trial.edits, attempt, floor, finer_of(one, model))

@@ -70,6 +70,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "comparison",
         "reverting",
         "mixing",
+        "acceptance",
         "rivalry",
         "subject",
         "replaying",
