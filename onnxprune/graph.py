@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,20 @@ def storage(graph: gs.Graph) -> tuple[int, int]:
 def producer(tensor: gs.Tensor) -> gs.Node | None:
     """The node that computes a tensor; None for inputs and constants."""
     return tensor.inputs[0] if tensor.inputs else None
+
+
+def circle(graph: gs.Graph) -> gs.Node | None:
+    """A node that reads what follows from its own outputs, bodies included; None where all data flows forward."""
+    nodes = {id(node): node for _, node in walk(graph)}
+    read = {
+        name: {id(source) for tensor in node.inputs for source in tensor.inputs if id(source) in nodes}
+        for name, node in nodes.items()
+    }
+    try:
+        TopologicalSorter(read).prepare()
+    except CycleError as error:
+        return nodes[error.args[1][0]]
+    return None
 
 
 def fresh_name(graph: gs.Graph, name: str, taken: set[str] | None = None) -> str:

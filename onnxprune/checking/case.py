@@ -15,7 +15,7 @@ from onnxprune.comparison import Comparison, inputs_for, timed_feeds, validate
 from onnxprune.data import Samples
 from onnxprune.errors import ModelError
 from onnxprune.exporting import Export
-from onnxprune.graph import constants, is_floating, numbers
+from onnxprune.graph import circle, constants, is_floating, numbers
 from onnxprune.model import Model, RawModel, data_files, load, read_raw
 from onnxprune.runtime import Feeds, Session, observe, observe_shapes, open_session
 from onnxprune.structure import Structure, read_structure
@@ -86,8 +86,13 @@ class Case:
 
     @cached_property
     def model(self) -> Model:
-        """The model as passes see it."""
-        return load(self.path)
+        """The model as passes see it; its data flows forward, so that those who follow it come to an end."""
+        found = load(self.path)
+        node = circle(found.graph)
+        if node is not None:
+            name = node.name or (node.outputs[0].name if node.outputs else "")
+            raise ModelError(f"{self.path}: {node.op} {name!r} reads what follows from it. Export the model anew.")
+        return found
 
     @cached_property
     def session(self) -> Session:

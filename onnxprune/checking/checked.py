@@ -13,7 +13,7 @@ from onnxprune.checking.case import Case
 from onnxprune.checking.finding import SEVERITIES, Finding, Severity, Spot
 from onnxprune.checking.rule import Rule
 from onnxprune.checking.rules import RULES
-from onnxprune.errors import ModelError, OptionError, TargetError
+from onnxprune.errors import ModelError, OnnxPruneError, OptionError, TargetError
 from onnxprune.exporting import Export, fold, is_factory, load_module, preview
 from onnxprune.measurement import parse_targets
 
@@ -172,6 +172,15 @@ def _checked(name: str, case: Case, rules: Sequence[Rule]) -> CheckedModel:
             skipped[rule.id] = str(error)
             if rule.severity == "error":
                 findings.append(_finding(name, rule, Spot("model", f"could not be checked: {error}")))
+        except OnnxPruneError:
+            raise
+        except Exception:
+            # Rules read nodes as their operators define them. Where not even the runtime can, other rules have said so;
+            # of a model that loads it is our own bug.
+            refused = case.failure("session")
+            if refused is None:
+                raise
+            skipped[rule.id] = refused
     return CheckedModel(
         model=name,
         findings=tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))),

@@ -302,6 +302,32 @@ def test_what_cannot_be_checked_is_said() -> None:
     assert line.startswith("not checked: external-data-outside, external-data-missing, checker-error, ")
 
 
+@pytest.mark.parametrize("views", [["a"], ["a", "b"]])
+def test_a_graph_that_runs_in_a_circle_is_told_and_followed_by_nobody(views: list[str]) -> None:
+    """Rules that look behind a weight's views would never come to an end."""
+    nodes = [graphs.node("Identity", [views[at - 1]], [name], name=f"view_{name}") for at, name in enumerate(views)]
+    nodes.append(graphs.node("MatMul", ["x", "a"], ["y"], name="product"))
+    shape = ("batch", 64)
+    graphs.saved(graphs.model(nodes, [graphs.info("x", shape)], [graphs.info("y", shape)]), Path(), "circle.onnx")
+    findings = answer("circle.onnx", code=1)["findings"]
+    (what,) = [finding["what"] for finding in findings if finding["rule"] == "invalid-graph"]
+    assert what == f"Identity 'view_{views[0]}' reads what follows from it. Export the model anew."
+
+
+def test_nodes_without_what_their_operator_reads_are_told() -> None:
+    """Rules read nodes as their operators define them; where the runtime cannot either, that is the finding."""
+    proto = good()
+    product = next(node for node in proto.graph.node if node.op_type == "MatMul")
+    weight = product.input[1]
+    product.input[1] = "view"
+    proto.graph.node.insert(0, graphs.node("Transpose", [], ["view"], name="view"))
+    graphs.saved(proto, Path(), "bare.onnx")
+    document = answer("bare.onnx", code=1)
+    assert {"checker-error", "does-not-load", "unused-initializer"} <= {one["rule"] for one in document["findings"]}
+    assert weight in str(document["findings"])
+    assert "dense-zeros" in document["models"][0]["not_checked"]
+
+
 def test_names_that_are_no_text_are_told() -> None:
     proto = good()
     onnx.save(proto, "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
