@@ -22,33 +22,17 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.main_job import machine
 from benchmarks.tables import table
 from onnxprune.store import FOLDER_VARIABLE, Store
 from onnxprune.sweeping import Sweep, sweep
-from tests import graphs
+from tests import fronts
 
 Row = dict[str, Any]
 
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
 # With the default pipeline twelve points each.
-_MADE_UP: Row = {
-    "recipe": (
-        "sparse-int8:linears=stored",
-        "sparse-int8:linears=stored,sparsity=0.5",
-        "sparse-int8:linears=stored,bits=4",
-        "remove-heads:keep=3 sparse-int8:linears=stored",
-        "remove-heads:keep=2 sparse-int8:linears=stored",
-        "remove-heads:keep=1",
-        "remove-heads:keep=2,score=magnitude",
-        "remove-neurons:keep=0.75",
-        "remove-neurons:keep=0.5",
-        "remove-neurons:keep=0.25",
-        "remove-heads:keep=2 remove-neurons:keep=0.5",
-    )
-}
+_MADE_UP: Row = {"recipe": fronts.RECIPES}
 _SEARCHED: Row = {"speedup": (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5), "size": ("0.25x", "0.2x", "0.15x")}
 
 
@@ -61,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: Row = {"machine": machine(), "fixture": options.fixture, "rows": []}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        model, data = prepared(scratch, options.fixture)
+        model, data = _prepared(scratch, options.fixture)
         wishes = _MADE_UP if options.fixture is None else _SEARCHED
         steps: list[tuple[str, Row, Callable[[str], None]]] = [
             ("the clock speaks", {}, lambda _: None),
@@ -82,15 +66,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (options.folder / "cluster.md").write_text(page(result))
 
 
-def prepared(folder: Path, fixture: str | None) -> tuple[Path, str]:
+def _prepared(folder: Path, fixture: str | None) -> tuple[Path, str]:
     """A model and its samples."""
     if fixture is not None:
         shutil.copy(_FIXTURES / fixture / "model.onnx", folder / "model.onnx")
         return folder / "model.onnx", str(_FIXTURES / fixture / "calibration.npz")
-    model = graphs.saved(graphs.layers(1), folder)
-    feeds = [graphs.feeds_for(model, seed=seed, batch=1) for seed in range(32)]
-    np.savez(folder / "data.npz", x=np.stack([feed["x"] for feed in feeds]))
-    return model, str(folder / "data.npz")
+    return fronts.prepared(folder, 32)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune.errors import Declined
 from onnxprune.inputs import Inputs, Source
+from onnxprune.memory import kept as kept_by
 from onnxprune.model import Model
 from onnxprune.packing import Dense, PackWriter, encode
 from onnxprune.packing.lookups import fits, write_lookup
@@ -17,7 +18,7 @@ from onnxprune.packing.symbols import as_bits, distinct
 from onnxprune.packing.writing import CODED_OPSET, MASKED_OPSET
 from onnxprune.protocol import Context
 from onnxprune.quantizing.leaving import refuse
-from onnxprune.quantizing.matrices import layout_of, sources_of
+from onnxprune.quantizing.matrices import Layout, layout_of, sources_of
 from onnxprune.solvers import sparsegpt
 from onnxprune.solvers.kmeans import centroids, nearest
 from onnxprune.weights import Weight
@@ -97,14 +98,26 @@ def _seen(
         yield weight, Seen(total / max(sum(moments[source].rows for source in sources), 1))
 
 
-def cluster(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> Clustered:
-    """Few numbers for a weight, and which of them stands where.
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A weight that is to have few numbers: plain data.
 
-    Args:
-        weight: with its readers.
-        count: of numbers, zero among them where the weight has zeros.
-        gram: [groups, k, k] second moments of inputs; one group serves all.
+    Attributes:
+        stored: its numbers.
+        count: of different ones, zero among them where the weight has zeros.
+        gram: [groups, k, k] second moments of inputs; one group serves all. None where they are not told.
         joint: whether inputs that are yet to come make up for rounding; only where `gram` is there.
+    """
+
+    stored: Array
+    layout: Layout
+    count: int
+    gram: Array | None
+    joint: bool
+
+
+def codes_of(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> Codes:
+    """What there is to find for a weight.
 
     Raises:
         Declined: the weight has to stay as it is, or has no more numbers already.
@@ -114,7 +127,12 @@ def cluster(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> C
     held = distinct(as_bits(stored.reshape(-1)))
     if held is not None and len(held) <= count:
         raise Declined(f"it holds {len(held)} different numbers, no more than {count}")
-    layout = layout_of(weight)
+    return Codes(stored, layout_of(weight), count, gram, joint)
+
+
+def cluster(codes: Codes) -> Clustered:
+    """Few numbers for a weight, and which of them stands where."""
+    stored, layout, gram = codes.stored, codes.layout, codes.gram
     dense = layout.matrices(stored).astype(np.float64)
     grams = None if gram is None else [gram[min(at, len(gram) - 1)] for at in range(len(dense))]
     kept = dense != 0
@@ -122,7 +140,7 @@ def cluster(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> C
     if grams is not None:
         mass = np.broadcast_to(np.array([np.diagonal(moments) for moments in grams])[:, :, None], dense.shape)[kept]
     zeros = not kept.all()
-    found = centroids(dense[kept], mass, count - zeros)
+    found = centroids(dense[kept], mass, codes.count - zeros)
     # Rounded to the weight's type before anything is held against them.
     book = np.unique(np.append(found, 0.0) if zeros else found).astype(stored.dtype)
     book = np.unique(book)
@@ -130,7 +148,7 @@ def cluster(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> C
     # Numbers beside zero must not become zero: which is zero is not for rounding to say.
     others = wide[wide != 0] if zeros else wide
     settled = dense
-    if joint and grams is not None:
+    if codes.joint and grams is not None:
         settled = np.array(
             [
                 sparsegpt.solve(one, moments, kept=mask, codebook=others, descending=True).values
@@ -138,7 +156,7 @@ def cluster(weight: Weight, count: int, gram: Array | None, *, joint: bool) -> C
             ]
         )
     places = np.where(kept, np.searchsorted(wide, others)[nearest(settled, others)], np.searchsorted(wide, 0.0))
-    return Clustered(layout.stored(places.astype(np.uint8)), book)
+    return Clustered(kept_by(layout.stored(places.astype(np.uint8))), book)
 
 
 def write_clustered(writer: PackWriter, weight: Weight, found: Clustered, opset: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,7 +14,9 @@ from onnxprune.graph import elements
 from onnxprune.inputs import Source, patches_of
 from onnxprune.low_rank import factors_of, matrix_of, refuse_constant
 from onnxprune.model import Model
+from onnxprune.progress import Progress, Turn
 from onnxprune.protocol import Context
+from onnxprune.sharing import each
 from onnxprune.sites import Site
 from onnxprune.solvers.lowrank import (
     Factors,
@@ -183,6 +185,43 @@ def decompose(method: Method, matrix: Array, seen: Sequence[Seen], fisher: Array
     return whitened_factors(matrix, np.sum(moments, axis=0))
 
 
+@dataclass(frozen=True, eq=False)
+class Decomposition:
+    """A weight that is to be decomposed: plain data, as `decompose` takes it."""
+
+    method: Method
+    matrix: Array
+    seen: tuple[Seen, ...]
+    fisher: Array | None = None
+
+
+def factors_in_turn(
+    method: Method, linears: Sequence[Linear], seen: Callable[[Linear], tuple[Seen, ...]], progress: Progress
+) -> Iterator[Callable[[], Factors]]:
+    """Of each linear alone, what is called for its factors; it raises Declined where there are none."""
+
+    def works() -> Iterator[Decomposition | str]:
+        for at, linear in enumerate(linears, 1):
+            progress(Turn(f"decompose {linear.weight.constant.name}", at, len(linears), kind="factor"))
+            try:
+                yield Decomposition(method, linear.matrix, seen(linear), linear.fisher)
+            except Declined as reason:
+                yield str(reason)
+
+    return each(decomposed, works())
+
+
+def decomposed(work: Decomposition | str) -> Factors:
+    """Factors of a weight.
+
+    Raises:
+        Declined: there are none; text is the reason that was known before.
+    """
+    if isinstance(work, str):
+        raise Declined(work)
+    return decompose(work.method, work.matrix, work.seen, work.fisher)
+
+
 class Solver:
     """Solves linears, alone or together, for one goal."""
 
@@ -192,14 +231,13 @@ class Solver:
         self._model = model
         self._seen = seen
 
-    def alone(self, linear: Linear) -> tuple[Pair, Factors]:
-        """A pair for one linear, and all its factors.
+    def alone(self, linear: Linear, factors: Factors) -> Pair:
+        """A pair for one linear of its factors.
 
         Raises:
-            Declined: the goal's rank saves nothing, or its input was not observed.
+            Declined: the goal's rank saves nothing.
         """
-        factors = decompose(self.method, linear.matrix, self._seen(linear), linear.fisher)
-        return self._pair((linear,), factors, self.goal.rank_of(factors, *linear.matrix.shape)), factors
+        return self._pair((linear,), factors, self.goal.rank_of(factors, *linear.matrix.shape))
 
     def together(
         self, linears: Sequence[Linear], apart: Mapping[str, Factors], costs: Mapping[str, int]

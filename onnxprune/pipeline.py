@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from onnxprune.bench import Bench, Carried, passes_of
+from onnxprune.cluster import shared_out
 from onnxprune.cost import Cost, cost
 from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import DataError, OptionError
@@ -70,6 +71,8 @@ def optimize(
     recover: int | None = None,
     gradual: int = 1,
     recover_data: str | None = None,
+    scheduler: str | None = None,
+    workers: int | None = None,
     max_memory: str | int | None = None,
     progress: Progress = lambda _: None,
 ) -> Result:
@@ -104,6 +107,9 @@ def optimize(
         recover: steps of distillation after what was cut, before weights become integers; needs torch.
         gradual: so many rounds of cutting and recovering, each a part of the way; the steps are shared among them.
         recover_data: sample inputs to train on; `data` by default.
+        scheduler: address of a Dask scheduler whose workers solve layers, or `local` for processes of this machine;
+            this process runs the model and keeps the clock, and solves, too, without it.
+        workers: processes of a `local` cluster; one less than there are processors by default.
         max_memory: what the job may take beside the program itself: bytes, or text such as `2GB`; what the system can
             spare by default. Above it models run piece by piece, arrays lie in temporary files, and nothing is timed.
         progress: told each stage as it begins.
@@ -132,7 +138,7 @@ def optimize(
     fixed_sizes(fixed_shapes)
     check_destination(destination, path)
     limit = read_limit(max_memory)
-    with job_memory(limit, size_on_disk(path)) as short:
+    with job_memory(limit, size_on_disk(path)) as short, shared_out(path, scheduler, workers, destination, progress):
         progress("load and run the original")
         if short and goal.searches:
             raise OptionError(

@@ -15,6 +15,7 @@ from onnxprune.dimensions import Dimension
 from onnxprune.inputs import Inputs, Source
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
+from onnxprune.progress import Progress
 from onnxprune.sites import Site
 from onnxprune.solvers.taylor import GateGradient, WeightGradient
 from onnxprune.structure import Structure
@@ -65,6 +66,7 @@ class Context:
         recover: weights of a model, trained towards the original on the calibration samples by the settings of the
             pass `recover`; None where there are none.
         signs: types of static activations and weights that are worth a try on the targets, the likeliest first.
+        progress: told each part of what takes long.
         seed: of every random choice.
     """
 
@@ -81,6 +83,7 @@ class Context:
     gradients: Callable[[str], Gradients] | None = None
     recover: Callable[[Model, Any], Trained] | None = None
     signs: tuple[str, ...] = ("u8s8",)
+    progress: Progress = lambda _: None
     seed: int = 0
 
 

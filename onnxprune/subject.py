@@ -160,7 +160,7 @@ def context_for(
         seed: of random choices.
         statistics_of: collects statistics, or knows them already.
         kept: where training keeps its checkpoints.
-        progress: told each step of training.
+        progress: told each step of training, and each part of what else takes long.
     """
     probe_feeds = subject.evidence.probes
     structure, shapes = None, None
@@ -223,5 +223,6 @@ def context_for(
         gradients=gradients,
         recover=recover,
         signs=signs_of(clock.target),
+        progress=progress,
         seed=seed,
     )

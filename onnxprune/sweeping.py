@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from onnxprune.errors import DataError, OptionError, OutputError
+from onnxprune.cluster import joined, refuse_workers_alone
+from onnxprune.errors import DataError, OutputError
 from onnxprune.files import atomic
 from onnxprune.front import Point, split
 from onnxprune.loss import check_loss
@@ -172,13 +173,10 @@ class _Alone:
 @contextmanager
 def _crew(job: Job, folder: Path, scheduler: str | None, workers: int | None, progress: Progress) -> Iterator[Crew]:
     if scheduler is None:
-        if workers is not None:
-            raise OptionError("--workers is how many processes --scheduler local begins. Give that, too.")
+        refuse_workers_alone(workers)
         with tempfile.TemporaryDirectory(prefix="onnxprune-") as scratch:
             yield _Alone(job, Path(scratch))
         return
-    from onnxprune.cluster import joined
-
     with joined(job, scheduler, workers, folder, progress) as crew:
         yield crew
 

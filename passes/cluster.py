@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from onnxprune.calibration import Needs
-from onnxprune.clustering import Clustered, cluster, seen_in_turn, write_clustered
+from onnxprune.clustering import Clustered, Codes, cluster, codes_of, seen_in_turn, write_clustered
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.graph import stored_bytes
 from onnxprune.model import Model
 from onnxprune.packing import PackWriter
 from onnxprune.plan import Change, Edit, Skip
+from onnxprune.progress import Turn
 from onnxprune.protocol import Context, Proposal
+from onnxprune.sharing import each
 from onnxprune.sites import Site
 from onnxprune.weights import Weight, find_weights
 
@@ -72,14 +74,26 @@ class Cluster:
                 skips.append(Skip(site=site.id, why="option embeddings=no"))
             else:
                 taken.append(weights[name])
-        for weight, seen in seen_in_turn(taken, model, context):
-            site = own[weight.constant.name]
+        begun: list[tuple[Site, str]] = []
+
+        def in_turn() -> Iterator[Codes]:
+            for weight, seen in seen_in_turn(taken, model, context):
+                site = own[weight.constant.name]
+                try:
+                    codes = codes_of(weight, self.centroids, seen.gram, joint=self.solver != "round")
+                except Declined as reason:
+                    skips.append(Skip(site=site.id, why=str(reason)))
+                    continue
+                context.progress(Turn(f"cluster {weight.constant.name}", len(begun) + 1, len(taken), kind="cluster"))
+                begun.append((site, seen.blind))
+                yield codes
+
+        for at, answer in enumerate(each(cluster, in_turn())):
+            site, blind = begun[at]
             try:
-                found = cluster(weight, self.centroids, seen.gram, joint=self.solver != "round")
+                edits.append(self._edit(site, answer(), blind))
             except Declined as reason:
                 skips.append(Skip(site=site.id, why=str(reason)))
-                continue
-            edits.append(self._edit(site, found, seen.blind))
         order = {site.id: at for at, site in enumerate(own.values())}
         return Proposal(tuple(sorted(edits, key=lambda edit: order[edit.site])), tuple(skips))
 

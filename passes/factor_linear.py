@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -11,7 +11,19 @@ import numpy as np
 from onnxprune import spec
 from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
-from onnxprune.factoring import Goal, Linear, Method, Pair, Solver, groups, linear_of, look, numbers_apart, numbers_of
+from onnxprune.factoring import (
+    Goal,
+    Linear,
+    Method,
+    Pair,
+    Solver,
+    factors_in_turn,
+    groups,
+    linear_of,
+    look,
+    numbers_apart,
+    numbers_of,
+)
 from onnxprune.low_rank import LowRankWriter, carried_out, matrix_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
@@ -111,10 +123,13 @@ class FactorLinear:
         seen = look(model, linears, context)
         edits = []
         ranks = self.ranks()
-        for group in groups(linears, joint=self.joint and not ranks):
+        grouped = groups(linears, joint=self.joint and not ranks)
+        in_turn = [linear for group in grouped for linear in group]
+        alone = factors_in_turn(self.method, in_turn, seen, context.progress)
+        for group in grouped:
             goal = Goal(rank=ranks[group[0].site.id]) if ranks else self.goal
             solver = Solver(self.method, goal, model, seen)
-            pairs, left_alone = self._pairs(group, solver, context)
+            pairs, left_alone = self._pairs(group, solver, alone, context)
             edits += [self._edit(pair, words) for pair, words in pairs]
             skips += left_alone
         order = {site.id: at for at, site in enumerate(sites)}
@@ -145,18 +160,21 @@ class FactorLinear:
         return bool(named) and site.id not in named
 
     def _pairs(
-        self, group: Sequence[Linear], solver: Solver, context: Context
+        self, group: Sequence[Linear], solver: Solver, alone: Iterator[Callable[[], Factors]], context: Context
     ) -> tuple[list[tuple[Pair, str]], list[Skip]]:
         """Pairs of linears that read the same input, each with what its timing was; and the linears left alone."""
         factors: dict[str, Factors] = {}
         costs = {linear.weight.constant.name: numbers_apart(linear) for linear in group}
         pairs, skips = [], []
         for linear in group:
+            answer = next(alone)
             try:
-                pair, factors[linear.weight.constant.name] = solver.alone(linear)
+                found = answer()
+                pair = solver.alone(linear, found)
             except Declined as reason:
                 skips.append(Skip(site=linear.site.id, why=str(reason)))
                 continue
+            factors[linear.weight.constant.name] = found
             pairs.append(pair)
             costs[linear.weight.constant.name] = numbers_of(pair)
         if len(group) > 1 and len(factors) == len(group):

@@ -8,18 +8,20 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
+from distributed import KilledWorker
 
-from onnxprune import sweep, sweeping
+from onnxprune import optimize, sweep, sweeping
 from onnxprune.cli import main
 from onnxprune.cluster import crew, joining
 from onnxprune.cluster.clocks import Elsewhere
+from onnxprune.cluster.helping import Helpers
+from onnxprune.cluster.lending import Lender
 from onnxprune.errors import MissingDependencyError, ModelError, OptionError, TargetError
 from onnxprune.store import FOLDER_VARIABLE, Store
 from onnxprune.targets.target import parse_target
@@ -27,31 +29,10 @@ from onnxprune.targets.timing import REFUSED, Latency, Ratio, Timed
 from onnxprune.targets.together import too_slow
 from onnxprune.trials import Job, Trial
 from tests import graphs
+from tests.fronts import RECIPES, prepared
 
-# With the default pipeline twelve points.
-RECIPES = (
-    "sparse-int8:linears=stored",
-    "sparse-int8:linears=stored,sparsity=0.5",
-    "sparse-int8:linears=stored,bits=4",
-    "remove-heads:keep=3 sparse-int8:linears=stored",
-    "remove-heads:keep=2 sparse-int8:linears=stored",
-    "remove-heads:keep=1",
-    "remove-heads:keep=2,score=magnitude",
-    "remove-neurons:keep=0.75",
-    "remove-neurons:keep=0.5",
-    "remove-neurons:keep=0.25",
-    "remove-heads:keep=2 remove-neurons:keep=0.5",
-)
 # Times as fast as the original, by the name of the trial: what was cut more is faster here.
 TABLE = {"default": 1.5} | {f"recipe-{at}": 1 + at / 10 for at in range(1, len(RECIPES) + 1)}
-
-
-def prepared(folder: Path) -> tuple[Path, str]:
-    """A model and its samples."""
-    path = graphs.saved(graphs.layers(1), folder)
-    feeds = [graphs.feeds_for(path, seed=seed, batch=1) for seed in range(8)]
-    np.savez(folder / "data.npz", x=np.stack([feed["x"] for feed in feeds]))
-    return path, str(folder / "data.npz")
 
 
 def by_the_table(_: Job, models: Sequence[str], __: Any = None) -> tuple[Timed, tuple[Timed, ...]]:
@@ -87,7 +68,7 @@ def plans(folder: Path) -> dict[str, bytes]:
 def test_a_cluster_finds_the_front_that_one_process_finds_though_a_worker_dies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str, shared: Path, cluster: Any
 ) -> None:
-    path, data = prepared(tmp_path)
+    path, data = prepared(tmp_path, 8)
     monkeypatch.setattr(sweeping, "time_apart", by_the_table)
     alone = sweep(path, data=data, recipe=RECIPES, output=tmp_path / "alone")
     # The latency table, and nothing else: what a clock decides is the same, what is solved is solved anew.
@@ -174,7 +155,7 @@ def test_what_is_timed_elsewhere_lies_where_all_can_read_it(tmp_path: Path) -> N
 
 
 def test_a_cluster_without_the_tag_is_refused(tmp_path: Path, cluster: Any) -> None:
-    path, data = prepared(tmp_path)
+    path, data = prepared(tmp_path, 8)
     address = cluster.scheduler_address
     with pytest.raises(TargetError) as caught:
         sweep(path, data=data, target="cpu:2", scheduler=address)
@@ -207,14 +188,14 @@ def test_a_cluster_that_cannot_be_is_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
 ) -> None:
     monkeypatch.setattr(joining, "_ANSWER_S", 0.5)
-    path, data = prepared(tmp_path)
+    path, data = prepared(tmp_path, 8)
     result = CliRunner().invoke(main, ["sweep", str(path), "--data", data, *options])
     assert (result.exit_code, result.stderr) == (2, f"onnxprune: {message}\n")
     assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "data.npz"}
 
 
 def test_without_dask_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, data = prepared(tmp_path)
+    path, data = prepared(tmp_path, 8)
     monkeypatch.setattr(joining, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError) as caught:
         sweep(path, data=data, scheduler="local")
@@ -222,7 +203,7 @@ def test_without_dask_one_line_says_what_to_install(tmp_path: Path, monkeypatch:
 
 
 def test_a_model_that_is_not_there_is_the_users_news(tmp_path: Path) -> None:
-    _, data = prepared(tmp_path)
+    _, data = prepared(tmp_path, 8)
     with pytest.raises(ModelError, match="no such file"):
         sweep(tmp_path / "none.onnx", data=data, scheduler="local")
 
@@ -243,7 +224,7 @@ OTHER = "0" * 64
     ],
 )
 def test_workers_that_cannot_do_the_job_are_refused(tmp_path: Path, said: Any, message: str) -> None:
-    path, _ = prepared(tmp_path)
+    path, _ = prepared(tmp_path, 8)
     own = joining._look(str(path))
     if isinstance(said, tuple):
         # An older version has the right file.
@@ -263,3 +244,116 @@ def test_workers_that_cannot_do_the_job_are_refused(tmp_path: Path, said: Any, m
     with pytest.raises(OptionError) as caught:
         joining._looked_at(Client(), str(path), "tcp://scheduler")
     assert str(caught.value) == f"tcp://b: {message.replace('MODEL', str(path))}"
+
+
+# What a layer's solve may be: with cross-moments and gains, without, pairs, codebooks, zeros that are weighed.
+SOLVES = (
+    ("factor-linear:ratio=0.6,faster=no", "sparse-int8:linears=stored,sparsity=0.5"),
+    ("cluster:centroids=16",),
+    ("sparse-int8:linears=stored,bits=4,sparsity=0.5,sequential=no,allocation=loss",),
+)
+
+
+def test_layers_solved_on_a_cluster_are_the_bytes_that_one_process_finds_though_a_worker_dies(
+    tmp_path: Path, cluster: Any
+) -> None:
+    path, data = prepared(tmp_path, 8)
+    said: list[str] = []
+
+    def kill_once(stage: str) -> None:
+        said.append(stage)
+        if "solved on" in stage and sum("solved on" in one for one in said) == 2:
+            os.kill(cluster.workers["solver-0"].pid, signal.SIGKILL)
+
+    for at, passes in enumerate(SOLVES):
+        alone, together = tmp_path / f"alone{at}", tmp_path / f"together{at}"
+        for folder in (alone, together):
+            folder.mkdir()
+        optimize(path, data=data, passes=passes, output=alone / "o.onnx", fresh=True)
+        optimize(
+            path, data=data, passes=passes, output=together / "o.onnx", fresh=True,
+            scheduler=cluster.scheduler_address, progress=kill_once,
+        )  # fmt: skip
+        assert plans(together) == plans(alone)
+        # Six matrices and the table are solved in every one of these, and what workers needed is gone.
+        assert sum("solved on" in one for one in said) >= 6 * (at + 1)
+    assert {one.name for one in tmp_path.iterdir() if one.is_file()} == {"model.onnx", "data.npz"}
+
+
+def test_a_search_has_its_places_solved_on_the_cluster(tmp_path: Path, cluster: Any) -> None:
+    path, data = prepared(tmp_path, 8)
+    said: list[str] = []
+    optimize(
+        path, data=data, size="0.5x", output=tmp_path / "o.onnx", fresh=True, scheduler=cluster.scheduler_address,
+        progress=said.append,
+    )  # fmt: skip
+    assert any("solved on" in one for one in said)
+
+
+def test_whoever_keeps_a_clock_solves_nothing(tmp_path: Path, cluster: Any) -> None:
+    path, _ = prepared(tmp_path, 8)
+    with joining.helped(path, cluster.scheduler_address, None, tmp_path / "o.onnx") as helpers:
+        assert len(helpers.addresses) == 1
+        assert len(helpers.client.scheduler_info(n_workers=-1)["workers"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--workers", "2"], "--workers is how many processes --scheduler local begins. Give that, too."),
+        (
+            ["--scheduler", "nothing"],
+            "--scheduler nothing: no scheduler answers there. Start one with dask scheduler, or say local.",
+        ),
+    ],
+)
+def test_layers_that_no_cluster_can_solve_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+) -> None:
+    monkeypatch.setattr(joining, "_ANSWER_S", 0.5)
+    path, data = prepared(tmp_path, 8)
+    result = CliRunner().invoke(main, ["optimize", str(path), "--data", data, *options])
+    assert (result.exit_code, result.stderr) == (2, f"onnxprune: {message}\n")
+    assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "data.npz"}
+
+
+def test_optimize_without_dask_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, data = prepared(tmp_path, 8)
+    monkeypatch.setattr(joining, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError) as caught:
+        optimize(path, data=data, scheduler="local")
+    assert str(caught.value) == "--scheduler needs dask.distributed. Install it: pip install 'onnxprune[cluster]'."
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            CancelledError(),
+            "the scheduler went away before all layers were solved. Begin again: what is in the cache is taken over.",
+        ),
+        (
+            KilledWorker("solved-1", None, 3),
+            "4 workers that tried to solve one layer died. Give them more memory, or begin again without --scheduler.",
+        ),
+    ],
+)
+def test_a_cluster_that_fails_a_layer_is_told_in_one_line(tmp_path: Path, error: Exception, message: str) -> None:
+    class Client:
+        """Whose workers fail."""
+
+        class scheduler:  # noqa: N801 - as Dask names it
+            """Where it is."""
+
+            address = "tcp://s"
+
+        def submit(self, *_: Any, **__: Any) -> Any:
+            """A future that has failed."""
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
+
+    helpers = Helpers(Client(), tmp_path, Lender(tmp_path, "lent"), ())
+    with pytest.raises(OptionError) as caught:
+        helpers.begin(str, "work")()
+    assert str(caught.value) == f"tcp://s: {message}"

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, page_possible, progress_of, quietly, say
-from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE, TARGETS, factor, floor
+from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE, TARGETS, WORKERS, factor, floor
 
 
 @click.command()
@@ -39,6 +39,10 @@ from onnxprune.cli.options import HTML, JSON, MAX_MEMORY, MODEL, SHAPE, TARGETS,
 @click.option("--portable", is_flag=True, help="7-bit weights where x64 without VNNI would cut sums of products.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
 @click.option("--allow-synthetic", is_flag=True, help="Let passes calibrate on synthetic inputs.")
+@click.option(
+    "--scheduler", metavar="ADDRESS|local", help="Have layers solved on a Dask cluster; local begins one here."
+)
+@WORKERS
 @MAX_MEMORY
 @HTML
 @JSON

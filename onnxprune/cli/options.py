@@ -20,6 +20,9 @@ MAX_MEMORY = click.option(
     metavar="SIZE",
     help="What may be taken beside the program itself: 2GB, 512MiB.  [default: what the system can spare]",
 )
+WORKERS = click.option(
+    "--workers", type=int, metavar="N", help="Of --scheduler local.  [default: one less than processors]"
+)
 _TARGET_HELP = "Where to time, see `onnxprune targets`"
 TARGET = click.option("--target", default="cpu:1", show_default=True, help=f"{_TARGET_HELP}.")
 TARGETS = click.option(

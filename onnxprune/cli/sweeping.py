@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from onnxprune.cli.command import console, page_possible, progress_of, quietly
-from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGET, factor
+from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGET, WORKERS, factor
 
 
 @click.command()
@@ -29,7 +29,7 @@ from onnxprune.cli.options import HTML, JSON, MODEL, SHAPE, TARGET, factor
 @click.option("--mask", metavar="NAME", help="The input that is 0 at padded tokens; found by its name by default.")
 @click.option("--fresh", "--no-resume", "fresh", is_flag=True, help="Take nothing over from an earlier run.")
 @click.option("--scheduler", metavar="ADDRESS|local", help="Do trials on a Dask cluster; local begins one here.")
-@click.option("--workers", type=int, metavar="N", help="Of --scheduler local.  [default: one less than processors]")
+@WORKERS
 @HTML
 @JSON
 @quietly

@@ -7,6 +7,6 @@ does trials and times its own. Results are fetched as they come: a worker that d
 at hand, which Dask gives to another, and that one takes up the stages that are in a shared cache.
 """
 
-from onnxprune.cluster.joining import LOCAL, joined
+from onnxprune.cluster.joining import LOCAL, joined, refuse_workers_alone, shared_out
 
-__all__ = ["LOCAL", "joined"]
+__all__ = ["LOCAL", "joined", "refuse_workers_alone", "shared_out"]

@@ -15,10 +15,13 @@ from typing import Any
 
 from onnxprune.cluster.clocks import Elsewhere
 from onnxprune.cluster.crew import Cluster
+from onnxprune.cluster.helping import Helpers
+from onnxprune.cluster.lending import Lender
 from onnxprune.errors import MissingDependencyError, OptionError, OutputError, TargetError
-from onnxprune.model import digest, load
+from onnxprune.model import data_files, digest, load
 from onnxprune.progress import Progress
 from onnxprune.resuming import code
+from onnxprune.sharing import shared_by
 from onnxprune.targets.machine import machine
 from onnxprune.targets.target import parse_target
 from onnxprune.targets.together import together
@@ -50,13 +53,78 @@ def joined(
         TargetError: no worker carries the target's tag.
         OutputError: no folder can be made beside the plans.
     """
+    _require_dask()
+    load(Path(job.model))
+    tag = together([parse_target(job.target)]).name
+    job = _everywhere(job)
+    with _begun(scheduler, workers, tag, output, progress) as (client, scratch):
+        place, solvers = _parts(client, job, scheduler, tag, scratch)
+        yield Cluster(client, job, Path(scratch), place, solvers)
+
+
+@contextmanager
+def helped(
+    model: Path, scheduler: str, workers: int | None, output: Path, progress: Progress = lambda _: None
+) -> Iterator[Helpers]:
+    """Workers that solve layers of one model, checked before anything long begins; the clock is not theirs.
+
+    Args:
+        model: the file that all of them must see.
+        scheduler: as for `joined`.
+        workers: likewise.
+        output: what they need and make lies beside it meanwhile.
+        progress: told what is waited for, and each layer that is solved.
+
+    Raises:
+        MissingDependencyError, OptionError, OutputError: as for `joined`.
+    """
+    _require_dask()
+    path = model.resolve()
+    load(path)
+    with _begun(scheduler, workers, None, output, progress) as (client, scratch):
+        found = _looked_at(client, str(path), scheduler)
+        resources = {address: one["resources"] for address, one in _workers(client).items() if address in found}
+        # Whoever keeps a clock for others is not disturbed.
+        free = tuple(address for address, held in resources.items() if not held)
+        lender = Lender(Path(scratch), "lent", known=[path, *data_files(path)])
+        yield Helpers(client, Path(scratch), lender, free, progress)
+
+
+@contextmanager
+def shared_out(
+    model: Path, scheduler: str | None, workers: int | None, output: Path, progress: Progress = lambda _: None
+) -> Iterator[None]:
+    """A block whose layers are solved by the workers of a cluster, where one is named; as `helped`."""
+    if scheduler is None:
+        refuse_workers_alone(workers)
+        yield
+        return
+    with helped(model, scheduler, workers, output, progress) as crew, shared_by(crew):
+        yield
+
+
+def refuse_workers_alone(workers: int | None) -> None:
+    """Refuse a number of processes that nobody begins.
+
+    Raises:
+        OptionError: it is given without a scheduler.
+    """
+    if workers is not None:
+        raise OptionError("--workers is how many processes --scheduler local begins. Give that, too.")
+
+
+def _require_dask() -> None:
     if find_spec("distributed") is None:
         raise MissingDependencyError(
             "--scheduler needs dask.distributed. Install it: pip install 'onnxprune[cluster]'."
         )
-    load(Path(job.model))
-    tag = together([parse_target(job.target)]).name
-    job = _everywhere(job)
+
+
+@contextmanager
+def _begun(
+    scheduler: str, workers: int | None, tag: str | None, output: Path, progress: Progress
+) -> Iterator[tuple[Any, str]]:
+    """A client, and a folder that all share."""
     progress(f"join {scheduler}")
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent.resolve())
@@ -65,8 +133,7 @@ def joined(
             f"{output.parent}: cannot be written: {error.strerror or error}. Choose another place with --output."
         ) from error
     with folder as scratch, _client(scheduler, workers, tag) as client:
-        place, solvers = _parts(client, job, scheduler, tag, scratch)
-        yield Cluster(client, job, Path(scratch), place, solvers)
+        yield client, scratch
 
 
 def _parts(client: Any, job: Job, scheduler: str, tag: str, folder: str) -> tuple[Elsewhere, tuple[str, ...]]:
@@ -103,7 +170,7 @@ def _everywhere(job: Job) -> Job:
 
 
 @contextmanager
-def _client(scheduler: str, workers: int | None, tag: str) -> Iterator[Any]:
+def _client(scheduler: str, workers: int | None, tag: str | None) -> Iterator[Any]:
     from distributed import Client
 
     if scheduler == LOCAL:
@@ -123,8 +190,8 @@ def _client(scheduler: str, workers: int | None, tag: str) -> Iterator[Any]:
 
 
 @contextmanager
-def local(workers: int | None, tag: str) -> Iterator[Any]:
-    """A scheduler, so many workers for trials, and one that keeps the clock."""
+def local(workers: int | None, tag: str | None) -> Iterator[Any]:
+    """A scheduler, so many workers for trials, and where a tag is named one that keeps the clock."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     count = max(1, (os.cpu_count() or 2) - 1) if workers is None else workers
@@ -132,11 +199,19 @@ def local(workers: int | None, tag: str) -> Iterator[Any]:
         raise OptionError(f"--workers must be from 1 to {MAX_WORKERS}, got {count}.")
     plain = {"nthreads": 1, "memory_limit": 0, "host": "127.0.0.1", "silence_logs": logging.CRITICAL}
     spec = {f"solver-{at}": {"cls": Nanny, "options": dict(plain)} for at in range(count)}
-    spec["clock"] = {"cls": Nanny, "options": {**plain, "resources": {tag: 1}}}
+    if tag is not None:
+        spec["clock"] = {"cls": Nanny, "options": {**plain, "resources": {tag: 1}}}
     board = {"dashboard": False, "dashboard_address": None, "host": "127.0.0.1", "port": 0}
-    with SpecCluster(
-        workers=spec, scheduler={"cls": Scheduler, "options": board}, silence_logs=logging.CRITICAL
-    ) as cluster:
+    try:
+        begun = SpecCluster(
+            workers=spec, scheduler={"cls": Scheduler, "options": board}, silence_logs=logging.CRITICAL
+        )  # fmt: skip
+    except RuntimeError as error:
+        raise OptionError(
+            "--scheduler local: its processes do not start. They import the script that begins them: "
+            'what it does must stand below if __name__ == "__main__".'
+        ) from error
+    with begun as cluster:
         yield cluster
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from onnxprune.errors import Declined
 from onnxprune.model import Model
+from onnxprune.progress import Turn
 from onnxprune.protocol import Context
-from onnxprune.quantizing.stages import Plan, Task, planned, seen_by, stages, with_values
+from onnxprune.quantizing.layerwise import Readings, seen_by
+from onnxprune.quantizing.matrices import Layout
+from onnxprune.quantizing.stages import Plan, Task, planned, readings_of, stages, with_values
+from onnxprune.sharing import begin
 from onnxprune.solvers import sparsegpt
 from onnxprune.solvers.knapsack import least_error
 
@@ -46,18 +50,60 @@ def allocated(tasks: Sequence[Task], model: Model, context: Context, share: floa
     before = loss(model)
     curves: dict[str, Array] = {}
     costs: dict[str, float] = {}
-    for stage in stages([plan for plan in plans if plan.sources], sequential=False):
+    looked_at = [plan for plan in plans if plan.sources]
+    for stage in stages(looked_at, sequential=False):
         found = context.compare_inputs(model, model, {source for plan in stage for source in plan.sources})
+        under_way = []
         for plan in stage:
-            seen = seen_by(plan, found, moved=False)
-            curves[plan.task.name] = _curve(seen.target, seen.gram)
-            pruned = [
-                sparsegpt.solve(matrix, seen.gram[min(at, len(seen.gram) - 1)], sparsity=share).values
-                for at, matrix in enumerate(seen.target)
-            ]
-            values = plan.layout.stored(np.array(pruned)).astype(plan.task.weight.constant.dtype)
-            costs[plan.task.name] = loss(with_values(model, {plan.task.name: values})) - before
+            readings = readings_of(plan, found, moved=False)
+            if readings is not None:
+                question = Pruning(plan.task.weight.constant.values, plan.layout, readings, share)
+                under_way.append((plan.task.name, begin(pruned, question)))
+        for name, answer in under_way:
+            context.progress(Turn(f"weigh the zeros of {name}", len(costs) + 1, len(looked_at), kind="allocate"))
+            one = answer()
+            curves[name] = one.curve
+            costs[name] = loss(with_values(model, {name: one.values})) - before
     return _shared_out(tasks, {plan.task.name: plan for plan in plans}, curves, costs, share)
+
+
+@dataclass(frozen=True, eq=False)
+class Pruning:
+    """A weight whose zeros are to be weighed: plain data.
+
+    Attributes:
+        stored: its numbers.
+        share: of them that become zero.
+    """
+
+    stored: Array
+    layout: Layout
+    readings: Readings
+    share: float
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """What zeros cost a weight.
+
+    Attributes:
+        values: with the share of zeros, in the stored shape and type.
+        curve: [levels], as `_curve` has it.
+    """
+
+    values: Array
+    curve: Array
+
+
+def pruned(question: Pruning) -> Pruned:
+    """One weight with its zeros, and what more or fewer of them would cost."""
+    seen = seen_by(question.stored, question.layout, question.readings)
+    found = [
+        sparsegpt.solve(matrix, seen.gram[min(at, len(seen.gram) - 1)], sparsity=question.share).values
+        for at, matrix in enumerate(seen.target)
+    ]
+    values = question.layout.stored(np.array(found)).astype(question.stored.dtype)
+    return Pruned(values, _curve(seen.target, seen.gram))
 
 
 def _curve(matrices: Array, gram: Array) -> Array:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from onnxprune.quantizing.matrices import Layout
 from onnxprune.solvers.saturation import PORTABLE_MAX, columns_at_risk
-from onnxprune.weights import Weight
 
 Array = np.ndarray[Any, Any]
 
@@ -17,23 +15,19 @@ Array = np.ndarray[Any, Any]
 MULTIPLIED = frozenset({"dynamic", "ranged", "static"})
 
 
-def outputs_at_risk(weight: Weight, forms: Mapping[str, str], layout: Layout, integers: Array) -> Array | None:
-    """Which outputs may saturate for some activations.
+def outputs_at_risk(layout: Layout, integers: Array, *, convolved: bool) -> Array | None:
+    """Which outputs may saturate for some activations, where unsigned bytes are multiplied with them.
 
     Args:
-        weight: with its readers.
-        forms: of each reader, by name.
         layout: of the stored weight.
         integers: as stored.
+        convolved: whether by a convolution.
 
     Returns:
-        bool [groups, n]; None where nothing is multiplied, or nothing may saturate.
+        bool [groups, n]; None where nothing may saturate.
     """
-    if not MULTIPLIED.intersection(forms.values()):
-        return None
     matrices = layout.matrices(integers)
     groups, _, outputs = matrices.shape
-    convolved = any(use.role == "conv" for use in weight.uses)
     if convolved and groups > 1 and outputs == 1 and layout.sizes_of_inputs()[0] == 1:
         # One channel in, one out: such kernels multiply in 16 bits.
         return None

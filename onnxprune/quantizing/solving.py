@@ -1,9 +1,9 @@
-"""The integers and scales of one weight."""
+"""The integers and scales of one weight, as its readers want them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,33 +12,15 @@ import numpy as np
 from onnxprune.errors import Declined
 from onnxprune.int8_weights import scale_axes
 from onnxprune.plan import Tensors
-from onnxprune.quantizing.matrices import Layout, layout_of
-from onnxprune.quantizing.portable import outputs_at_risk, widened
+from onnxprune.quantizing.matrices import layout_of
+from onnxprune.quantizing.portable import MULTIPLIED
 from onnxprune.quantizing.recipes import Recipe
-from onnxprune.solvers import sparsegpt
-from onnxprune.solvers.quantize import round_to_grid, searched_scale, symmetric_scale
-from onnxprune.solvers.wanda import Blocks, blocks_mask, magnitude_scores, share_mask, wanda_scores
+from onnxprune.quantizing.rounding import Problem, Rounded, decoded, rounded
 from onnxprune.weights import Weight
 
 Array = np.ndarray[Any, Any]
 
-# Of a table that are brought to double precision at a time.
-_ROWS = 8192
-
-
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What the rows x that a weight's readers take in are like.
-
-    Attributes:
-        gram: [groups, k, k] E[xᵀx]; one group serves all.
-        target: [groups, k, n] the weights whose outputs on these rows are nearest the original's.
-        means: [k] each, E[x] and that of the original's rows, where a bias takes up the mean; `gram` is centred then.
-    """
-
-    gram: Array
-    target: Array
-    means: tuple[Array, Array] | None = None
+_ROW_FORMS = {"block-rows", "packed-rows"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +43,23 @@ class Integers:
         return self.decode()
 
 
-def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Seen | None = None) -> Integers:
-    """Integers of one weight for the forms of its readers.
+def solve_weight(weight: Weight, forms: Mapping[str, str], recipe: Recipe) -> Integers:
+    """Integers of one weight for the forms of its readers, by a recipe that looks at no inputs.
 
     Args:
         weight: with its readers.
         forms: of each reader, by name.
-        recipe: what is wanted; one that looks at inputs needs `seen`.
-        seen: what the inputs are like.
+        recipe: what is wanted.
+
+    Raises:
+        Declined: the readers want different scales.
+    """
+    problem = problem_of(weight, forms, recipe)
+    return integers_of(weight, forms, problem, rounded(problem))
+
+
+def problem_of(weight: Weight, forms: Mapping[str, str], recipe: Recipe) -> Problem:
+    """What there is to solve.
 
     Raises:
         Declined: the readers want different scales.
@@ -77,161 +68,48 @@ def solve_weight(weight: Weight, forms: dict[str, str], recipe: Recipe, seen: Se
     if len(axes) > 1:
         raise Declined("its readers need their scales on different axes")
     (kept,) = axes
-    stored: Array = weight.constant.values
-    taken, layout = set(forms.values()), layout_of(weight)
-    # A row's scale is looked up with the row; half precision halves its cost and is rounded before the weights.
-    small = taken <= {"block-rows", "gather", "packed-rows"} and _fits_half(stored, kept, recipe.largest)
-    grid = _Grid(layout, kept, recipe, np.dtype(np.float16 if small else np.float32))
+    taken = set(forms.values())
+    return Problem(
+        stored=weight.constant.values,
+        layout=layout_of(weight),
+        kept=kept,
+        recipe=recipe,
+        halves=taken <= {"block-rows", "gather", "packed-rows"},
+        rows=taken <= _ROW_FORMS,
+        multiplied=bool(MULTIPLIED & taken),
+        convolved=any(use.role == "conv" for use in weight.uses),
+        turned=_as_products(weight, forms) and weight.uses[0].reads_transposed,
+    )
+
+
+def integers_of(weight: Weight, forms: Mapping[str, str], problem: Problem, solved: Rounded) -> Integers:
+    """What an edit holds of a solved weight."""
+    recipe, scale = problem.recipe, solved.scale
     args: dict[str, Any] = {}
-    integers, scale = _rounded(grid, stored, seen, rows=taken <= {"block-rows", "packed-rows"})
-    risky = outputs_at_risk(weight, forms, layout, integers) if recipe.portable and not recipe.block else None
-    if risky is not None and not recipe.plain:
-        return solve_weight(weight, forms, replace(recipe, seven=True, portable=False), seen)
-    if risky is not None:
-        scale = widened(layout, risky, scale)
-        integers = round_to_grid(stored, scale)
-        args["seven"] = int(risky.sum())
-    decode = partial(_decoded, grid, integers, scale, stored.dtype)
-    if taken <= {"dynamic", "weight-only"} and len({use.reads_transposed for use in weight.uses}) == 1:
-        # The product's own layout, so that no Transpose is left to run.
+    if _as_products(weight, forms):
         args["layout"] = "product"
-        if weight.uses[0].reads_transposed:
-            integers, scale = integers.T, scale if recipe.block else scale.T
-            args["transposed"] = True
+    if problem.turned:
+        args["transposed"] = True
+        scale = scale if recipe.block else scale.T
     if recipe.block:
         args["block"] = recipe.block
-        scale = scale.T if taken <= {"block-rows", "packed-rows"} else scale
+        scale = scale.T if problem.rows else scale
     if recipe.bits != 8:
         args["bits"] = recipe.bits
-    if recipe.seven:
-        args["seven"] = int(layout.size[0] * layout.size[2])
+    if solved.seven:
+        args["seven"] = solved.seven
     if recipe.sparse:
         args["sparse"] = True
-    return Integers({"weight": integers, "scale": scale}, args, decode)
+    tensors = {"weight": solved.integers, "scale": scale}
+    if solved.gain is not None:
+        tensors["gain"] = solved.gain
+    # Without the problem, which holds the float weight.
+    decode = partial(
+        decoded, problem.layout, recipe.block, solved, turned=problem.turned, dtype=problem.stored.dtype
+    )  # fmt: skip
+    return Integers(tensors, args, decode)
 
 
-def _decoded(grid: _Grid, integers: Array, scale: Array, dtype: np.dtype[Any]) -> Array:
-    steps = grid.layout.stored(grid.steps(scale).astype(np.float32))
-    values: Array = (integers * steps).astype(dtype)
-    return values
-
-
-def _rounded(grid: _Grid, stored: Array, seen: Seen | None, *, rows: bool) -> tuple[Array, Array]:
-    """Integers, and the steps that they count, as the recipe has them."""
-    if grid.recipe.plain:
-        scale = symmetric_scale(stored, grid.kept, dtype=grid.dtype)
-        return round_to_grid(stored, scale), scale
-    return _rows(grid, stored) if rows else _solved(grid, stored, seen)
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Where the scales of a weight lie, and how they are chosen."""
-
-    layout: Layout
-    kept: tuple[int, ...]
-    recipe: Recipe
-    dtype: np.dtype[Any]
-
-    def scale(self, matrices: Array, importance: Array) -> Array:
-        """Steps for values [groups, k, n]: they broadcast against the stored weight; with blocks [k / block, n].
-
-        Eight bits reach the largest value. Fewer are spread where the squared error, weighed by `importance`
-        [groups, k], is least.
-        """
-        values, kept = self.layout.stored(matrices), self.kept
-        if self.recipe.block:
-            values, kept = matrices.reshape(-1, self.recipe.block, matrices.shape[-1]), (0, 2)
-        if self.recipe.bits == 8:
-            scale = symmetric_scale(values, kept, largest=self.recipe.largest, dtype=self.dtype)
-        else:
-            whole = np.broadcast_to(importance[:, :, None], matrices.shape)
-            weights = whole.reshape(values.shape) if self.recipe.block else self.layout.stored(whole)
-            scale = searched_scale(values, weights, kept, largest=self.recipe.largest, dtype=self.dtype)
-        return scale[:, 0] if self.recipe.block else scale
-
-    def steps(self, scale: Array) -> Array:
-        """[groups, k, n] of what `scale` gave."""
-        return np.repeat(scale, self.recipe.block, axis=0)[None] if self.recipe.block else self.layout.matrices(scale)
-
-
-def _rows(grid: _Grid, table: Array) -> tuple[Array, Array]:
-    """A table's integers and steps, some rows at a time: each row is rounded by itself."""
-    parts = []
-    for start in range(0, len(table), _ROWS):
-        rows = table[start : start + _ROWS]
-        layout = Layout(rows.shape, (1, *rows.shape), (0, 2, 1))
-        parts.append(_solved(replace(grid, layout=layout), rows, None))
-    by_rows = 1 if grid.recipe.block else 0
-    integers, scales = zip(*parts, strict=True)
-    return np.concatenate(integers), np.concatenate(scales, axis=by_rows)
-
-
-def _solved(grid: _Grid, stored: Array, seen: Seen | None) -> tuple[Array, Array]:
-    """Integers of the stored shape, and steps that broadcast against them."""
-    recipe, layout = grid.recipe, grid.layout
-    dense = layout.matrices(stored).astype(np.float64) if seen is None else seen.target
-    groups = len(dense)
-    grams = None if seen is None else [seen.gram[min(at, len(seen.gram) - 1)] for at in range(groups)]
-    order = layout.by_channel() if isinstance(recipe.sparsity, Blocks) else None
-    if order is not None:
-        dense = dense[:, order]
-        grams = None if grams is None else [gram[np.ix_(order, order)] for gram in grams]
-    importance = np.ones(dense.shape[:2]) if grams is None else np.array([np.diagonal(gram) for gram in grams])
-    pruned = np.array([_pruned(dense[at], None if grams is None else grams[at], recipe) for at in range(groups)])
-    back = slice(None) if order is None else np.argsort(order)
-    # Steps that suit the values as pruning leaves them.
-    scale = grid.scale(pruned[:, back], importance[:, back])
-    steps = grid.steps(scale)
-    if recipe.solver == "joint" and grams is not None:
-        ordered = steps if order is None else steps[:, order]
-        found = [_joint(dense[at], grams[at], ordered[at], recipe) for at in range(groups)]
-        return layout.stored(np.array(found)[:, back]), scale
-    rounded = np.clip(np.rint(pruned[:, back] / steps), -recipe.largest, recipe.largest)
-    return layout.stored(rounded.astype(np.int8)), scale
-
-
-def _pruned(dense: Array, gram: Array | None, recipe: Recipe) -> Array:
-    """[k, n] with its zeros, before any rounding; the rest makes up for them unless it is only to be rounded."""
-    if not recipe.sparse:
-        return dense
-    if recipe.solver == "round" or gram is None:
-        if recipe.score == "obs" and gram is not None:
-            return np.where(_mask(sparsegpt.obs_scores(dense, gram), recipe), dense, 0.0)
-        return np.where(_scored(dense, gram, recipe), dense, 0.0)
-    kept = None if recipe.score == "obs" else _scored(dense, gram, recipe)
-    return sparsegpt.solve(dense, gram, sparsity=recipe.sparsity, kept=kept).values
-
-
-def _joint(dense: Array, gram: Array, steps: Array, recipe: Recipe) -> Array:
-    kept = None if recipe.score == "obs" or not recipe.sparse else _scored(dense, gram, recipe)
-    found = sparsegpt.solve(
-        dense,
-        gram,
-        sparsity=recipe.sparsity,
-        kept=kept,
-        scale=steps,
-        largest=recipe.largest,
-        descending=not recipe.sparse,
-    )
-    return np.asarray(found.integers)
-
-
-def _scored(dense: Array, gram: Array | None, recipe: Recipe) -> Array:
-    """[k, n] true where a weight stays, by scores that no zero changes."""
-    if recipe.score == "wanda" and gram is not None:
-        return _mask(wanda_scores(dense, np.sqrt(np.diagonal(gram))), recipe)
-    return _mask(magnitude_scores(dense), recipe)
-
-
-def _mask(scores: Array, recipe: Recipe) -> Array:
-    if isinstance(recipe.sparsity, Blocks):
-        return blocks_mask(scores, recipe.sparsity)
-    # Within each output, as Wanda has it; over all of them otherwise.
-    return share_mask(scores, recipe.sparsity, group="output" if recipe.score == "wanda" else "layer")
-
-
-def _fits_half(values: Array, kept: tuple[int, ...], largest: int) -> bool:
-    """Whether every scale is a normal half-precision number, so that rounding it costs less than 0.05 %."""
-    scale = symmetric_scale(values, kept, largest=largest)
-    return bool(scale.min() > np.finfo(np.float16).tiny and scale.max() < np.finfo(np.float16).max)
+def _as_products(weight: Weight, forms: Mapping[str, str]) -> bool:
+    """Whether integers are stored in the product's own layout, so that no Transpose is left to run."""
+    return {*forms.values()} <= {"dynamic", "weight-only"} and len({u.reads_transposed for u in weight.uses}) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,14 +12,15 @@ from onnxprune.biases import add_bias
 from onnxprune.errors import Declined
 from onnxprune.graph import constants
 from onnxprune.inputs import Inputs, Source, add_up
-from onnxprune.memory import kept
 from onnxprune.model import Model
+from onnxprune.progress import Turn
 from onnxprune.protocol import Context
+from onnxprune.quantizing.layerwise import Layer, Readings, solved
 from onnxprune.quantizing.matrices import Layout, layout_of, sources_of
 from onnxprune.quantizing.recipes import Recipe
-from onnxprune.quantizing.solving import Integers, Seen, solve_weight
-from onnxprune.solvers.gram import centred
-from onnxprune.solvers.reconstruction import Against, refit
+from onnxprune.quantizing.rounding import Problem, Rounded
+from onnxprune.quantizing.solving import Integers, integers_of, problem_of
+from onnxprune.sharing import begin
 from onnxprune.weights import Weight
 
 Array = np.ndarray[Any, Any]
@@ -72,21 +73,42 @@ def solve_tasks(tasks: Sequence[Task], model: Model, context: Context, *, sequen
             outputs aim at those of `model`; otherwise all read what they read in `model`.
     """
     done: dict[str, Solution] = {}
+    under_way: list[_Begun] = []
     current = model
-    for stage in stages([planned(task, context) for task in tasks], sequential=sequential):
+    turns = list(stages([planned(task, context) for task in tasks], sequential=sequential))
+    for at, stage in enumerate(turns, 1):
         sources = {source for plan in stage for source in plan.sources}
+        if sources:
+            context.progress(Turn(f"solve {_words(stage)}", at, len(turns), kind="solve"))
         found: Mapping[Source, Inputs] = {}
         if sources and context.compare_inputs is not None:
             found = context.compare_inputs(current, model, sources)
-        solutions = {plan.task.name: _put_by(_solution(plan, found, moved=current is not model)) for plan in stage}
-        done |= solutions
-        if sequential and sources:
-            solved = {name: one.integers for name, one in solutions.items() if one.integers is not None}
-            current = with_values(current, {name: one.values for name, one in solved.items()})
-            for plan in stage:
-                if plan.task.name in solved and "gain" in solved[plan.task.name].tensors:
-                    add_bias(current.graph, tuple(plan.task.forms), solved[plan.task.name].tensors["gain"])
-    return done
+        under_way += [_begun(plan, found, moved=current is not model) for plan in stage]
+        if not sequential:
+            # Nothing waits for them: others may solve these while the next are run here.
+            continue
+        done |= {one.plan.task.name: one.solution() for one in under_way}
+        under_way = []
+        if sources:
+            current = _with_solved(current, stage, done)
+    return done | {one.plan.task.name: one.solution() for one in under_way}
+
+
+def _with_solved(model: Model, stage: Sequence[Plan], done: Mapping[str, Solution]) -> Model:
+    """The model with what a stage has solved in place of its weights."""
+    found = {plan.task.name: (plan.task, done[plan.task.name].integers) for plan in stage}
+    made = {name: (task, one) for name, (task, one) in found.items() if one is not None}
+    result = with_values(model, {name: one.values for name, (_, one) in made.items()})
+    for task, one in made.values():
+        if "gain" in one.tensors:
+            add_bias(result.graph, tuple(task.forms), one.tensors["gain"])
+    return result
+
+
+def _words(stage: Sequence[Plan]) -> str:
+    """What is solved, for whoever waits."""
+    first, others = stage[0].task.name, len(stage) - 1
+    return first if not others else f"{first} and {others} more"
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,76 +151,67 @@ def stages(plans: Sequence[Plan], *, sequential: bool) -> Iterator[list[Plan]]:
         yield stage
 
 
-def _solution(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Solution:
+def layer_of(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Layer:
+    """The weight and what it reads, as plain data.
+
+    Raises:
+        Declined: its readers want different scales.
+    """
     task = plan.task
-    try:
-        if not plan.sources:
-            recipe = task.recipe.without_inputs() if plan.blind else task.recipe
-            return Solution(solve_weight(task.weight, task.forms, recipe), blind=plan.blind)
-        seen = seen_by(plan, found, moved=moved)
-        solved = solve_weight(task.weight, task.forms, task.recipe, seen)
-        return Solution(_corrected(solved, plan, seen))
-    except Declined as reason:
-        return Solution(None, why=str(reason))
+    recipe = task.recipe.without_inputs() if plan.blind else task.recipe
+    return Layer(problem_of(task.weight, task.forms, recipe), readings_of(plan, found, moved=moved))
 
 
-def _put_by(solution: Solution) -> Solution:
-    """The same, its integers out of the way where memory is short."""
-    if solution.integers is None:
-        return solution
-    tensors = {name: kept(array) for name, array in solution.integers.tensors.items()}
-    return replace(solution, integers=replace(solution.integers, tensors=tensors))
-
-
-def seen_by(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Seen:
-    """Second moments as means over rows, and what the solve aims at.
+def readings_of(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> Readings | None:
+    """What a weight's readers take in; None where its recipe looks at no inputs.
 
     Args:
-        plan: with sources.
-        found: moments of the sources.
+        plan: of the weight.
+        found: moments of its sources.
         moved: whether the inputs are other than the original's.
     """
-    inputs = add_up([found[source] for source in plan.sources])
-    gram = inputs.gram / max(inputs.rows, 1)
-    cross = inputs.cross / max(inputs.rows, 1)
-    if gram.ndim == 2:
-        gram, cross = gram[None], cross[None]
-    dense = plan.layout.matrices(plan.task.weight.constant.values).astype(np.float64)
-    if any(use.role == "embedding" for use in plan.task.weight.uses):
-        # Rows that are looked up count for themselves, and as much as what they are multiplied with.
-        gram = gram + np.eye(gram.shape[-1]) * np.trace(gram, axis1=1, axis2=2)[:, None, None] / gram.shape[-1]
-        return Seen(gram, dense)
-    mean = inputs.mean if task_is_corrected(plan) else None
-    means = None if mean is None else (mean, inputs.reference_mean)
-    whole = gram if mean is None else np.array([centred(one, mean) for one in gram])
+    if not plan.sources:
+        return None
+    task, inputs = plan.task, add_up([found[source] for source in plan.sources])
     if not moved:
-        return Seen(whole, dense, means)
-    every = np.arange(gram.shape[-1])
-    target = [
-        refit(
-            matrix, gram[at], every, mean=None if means is None else means[1],
-            against=Against(gram=gram[at], cross=cross[at], mean=mean),
-        )[0]
-        for at, matrix in zip(np.minimum(np.arange(len(dense)), len(gram) - 1), dense, strict=True)
-    ]  # fmt: skip
-    return Seen(whole, np.array(target), means)
+        # Not looked at, and as large as the other.
+        inputs = replace(inputs, cross=inputs.gram)
+    table = any(use.role == "embedding" for use in task.weight.uses)
+    # A bias takes up the mean of one group alone.
+    return Readings(inputs, moved, table, corrected=task.corrected and plan.layout.size[0] == 1 and not table)
 
 
-def task_is_corrected(plan: Plan) -> bool:
-    """Whether a bias takes up the mean, so that the solve need not."""
-    return plan.task.corrected and plan.layout.size[0] == 1
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A weight that is being solved, here or elsewhere; or why it is not."""
+
+    plan: Plan
+    problem: Problem | None
+    answer: Callable[[], Rounded] | None = None
+    why: str = ""
+
+    def solution(self) -> Solution:
+        """What came of it."""
+        if self.problem is None or self.answer is None:
+            return Solution(None, why=self.why)
+        task = self.plan.task
+        try:
+            integers = integers_of(task.weight, task.forms, self.problem, self.answer())
+        except Declined as reason:
+            return Solution(None, why=str(reason))
+        return Solution(integers, blind=self.plan.blind)
 
 
-def _corrected(solved: Integers, plan: Plan, seen: Seen) -> Integers:
-    """With what the bias behind the weight gains, so that the mean output is the original's."""
-    if seen.means is None:
-        return solved
-    mean, reference = seen.means
-    (before,), (after,) = (
-        plan.layout.matrices(values).astype(np.float64) for values in (plan.task.weight.constant.values, solved.values)
-    )
-    gain = (reference @ before - mean @ after).astype(np.float32)
-    return replace(solved, tensors={**solved.tensors, "gain": gain})
+def _begun(plan: Plan, found: Mapping[Source, Inputs], *, moved: bool) -> _Begun:
+    try:
+        layer = layer_of(plan, found, moved=moved)
+    except Declined as reason:
+        return _Begun(plan, None, why=str(reason))
+    if layer.problem.recipe.plain:
+        # Rounding takes less time than telling others of it.
+        found_here = solved(layer)
+        return _Begun(plan, layer.problem, lambda: found_here)
+    return _Begun(plan, layer.problem, begin(solved, layer))
 
 
 def with_values(model: Model, values: Mapping[str, Array]) -> Model:

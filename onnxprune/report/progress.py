@@ -24,7 +24,7 @@ class Watch:
     """
 
     clock: Callable[[], float] = time.monotonic
-    _kinds: dict[int, tuple[float, int]] = field(default_factory=dict)
+    _kinds: dict[tuple[str, int], tuple[float, int]] = field(default_factory=dict)
     _stage: float = 0.0
     _now: Turn = field(default_factory=lambda: Turn(""))
 
@@ -32,9 +32,9 @@ class Watch:
         """A stage begins, and the one before it is done."""
         turn = stage if isinstance(stage, Turn) else Turn(stage)
         self._stage = self.clock()
-        if turn.at <= 1 or turn.of not in self._kinds:
+        if turn.at <= 1 or (turn.kind, turn.of) not in self._kinds:
             # The first of its kind; stages of other kinds may come between it and the next.
-            self._kinds[turn.of] = self._stage, turn.at
+            self._kinds[turn.kind, turn.of] = self._stage, turn.at
         self._now = turn
 
     def left_s(self) -> float | None:
@@ -42,7 +42,7 @@ class Watch:
         here = self.clock() - self._stage
         if self._now.seconds:
             return max(0.0, self._now.seconds - here)
-        began, first = self._kinds.get(self._now.of, (0.0, self._now.at))
+        began, first = self._kinds.get((self._now.kind, self._now.of), (0.0, self._now.at))
         if self._now.at <= first:
             return None
         each = (self._stage - began) / (self._now.at - first)

@@ -117,7 +117,7 @@ class Searcher:
         def compare(one: Model, other: Model, what: Collection[Source]) -> Mapping[Source, Inputs]:
             return compare_inputs(one, other, what, samples, mask=mask)
 
-        solutions = solve_places(self.model, structure, places, compare)
+        solutions = solve_places(self.model, structure, places, compare, self.progress)
         return Builder(self.model, structure, sites, places, self.statistics, solutions, compare)
 
     @cached_property

@@ -12,11 +12,13 @@ from onnxprune.errors import Declined
 from onnxprune.inputs import Source, add_up
 from onnxprune.model import Model
 from onnxprune.plan import Edit
+from onnxprune.progress import Progress, Turn
 from onnxprune.protocol import CompareInputs
 from onnxprune.removal.edits import dimension_of, removal_edit, weight_parts, weights_of
 from onnxprune.removal.layers import Layer, layers_of
 from onnxprune.removal.refitting import Surroundings, with_refit
 from onnxprune.search.places import Place
+from onnxprune.sharing import each
 from onnxprune.solvers import scores
 from onnxprune.solvers.obs import Consumer, Order, joint_removal_order
 from onnxprune.structure import Structure
@@ -46,7 +48,11 @@ class Solution:
 
 
 def solve_places(
-    model: Model, structure: Structure, places: Sequence[Place], compare: CompareInputs
+    model: Model,
+    structure: Structure,
+    places: Sequence[Place],
+    compare: CompareInputs,
+    progress: Progress = lambda _: None,
 ) -> dict[str, Solution]:
     """Solutions of all places that have units, by id.
 
@@ -55,6 +61,7 @@ def solve_places(
         structure: of that model.
         places: of that model.
         compare: runs a model on the calibration samples.
+        progress: told each place that is solved.
     """
     layers: dict[str, tuple[Layer, ...]] = {}
     for place in places:
@@ -66,15 +73,17 @@ def solve_places(
     sources = {source for held in layers.values() for layer in held for source in layer.sources}
     found = compare(model, model, sources) if sources else {}
     held = weights_of(model.graph)
+    around = {place.id: _surroundings(layers[place.id], found) for place in places if place.units}
+    open_places = [place for place in places if place.units and around[place.id] is not None]
+    orders = each(joint_removal_order, (_consumers(around[place.id]) for place in open_places))
     solved = {}
+    for at, (place, order) in enumerate(zip(open_places, orders, strict=True), 1):
+        progress(Turn(f"solve {place.id}", at, len(open_places), kind="places"))
+        solved[place.id] = Solution(order(), around[place.id])
     for place in places:
-        if place.units:
-            surroundings = _surroundings(layers[place.id], found)
-            if surroundings is None:
-                dimension = dimension_of(place.site, structure)
-                solved[place.id] = Solution(_by_size(list(weight_parts(held, dimension)), place.units), None)
-            else:
-                solved[place.id] = Solution(_by_error(surroundings), surroundings)
+        if place.units and place.id not in solved:
+            dimension = dimension_of(place.site, structure)
+            solved[place.id] = Solution(_by_size(list(weight_parts(held, dimension)), place.units), None)
     return solved
 
 
@@ -92,12 +101,11 @@ def _surroundings(layers: Sequence[Layer], found: Mapping[Source, Any]) -> Surro
     return Surroundings(tuple(layers), inputs, tuple(layer.matrix for layer in layers))
 
 
-def _by_error(around: Surroundings) -> Order:
-    return joint_removal_order(
-        [
-            Consumer(weight=layer.matrix, gram=one.gram / one.rows, groups=layer.groups, mean=one.mean)
-            for layer, one in zip(around.layers, around.inputs, strict=True)
-        ]
+def _consumers(around: Surroundings | None) -> tuple[Consumer, ...]:
+    """What the order of a place's units is found from."""
+    return tuple(
+        Consumer(weight=layer.matrix, gram=one.gram / one.rows, groups=layer.groups, mean=one.mean)
+        for layer, one in (zip(around.layers, around.inputs, strict=True) if around is not None else ())
     )
 
 
