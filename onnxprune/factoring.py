@@ -32,7 +32,7 @@ from onnxprune.solvers.reconstruction import bias_gain
 from onnxprune.weights import Use, Weight
 
 Array = np.ndarray[Any, Any]
-Method = Literal["svd-llm", "asvd", "fwsvd", "svd"]
+Method = Literal["asvd", "fwsvd", "svd", "svd-llm"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,6 @@ from onnxprune.sites import GRAPH, Site, with_registered
 
 Array = np.ndarray[Any, Any]
 Rule = Literal["last", "sum-of-differences"]
-RULES: tuple[Rule, ...] = ("last", "sum-of-differences")
 Unit = tuple[Site, ...]
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from onnxprune.calibration import Needs
-from onnxprune.errors import Declined, OptionError
+from onnxprune.errors import Declined
 from onnxprune.graph import storage
 from onnxprune.inference import drop_shapes, refresh_shapes
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import check_ranges
 from onnxprune.sites import GRAPH, Site
 from onnxprune.streamlining.activations import BOUNDS, Form, approximate
 
@@ -31,8 +32,7 @@ class ApproximateActivations:
 
     def __post_init__(self) -> None:
         """Reject forms whose distance is not known."""
-        if self.gelu not in BOUNDS:
-            raise OptionError(f"{self.name}: gelu must be one of {', '.join(BOUNDS)}, got {self.gelu!r}.")
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing: the graph says it all."""

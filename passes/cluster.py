@@ -10,13 +10,14 @@ import numpy as np
 
 from onnxprune.calibration import Needs
 from onnxprune.clustering import Clustered, Codes, cluster, codes_of, seen_in_turn, write_clustered
-from onnxprune.errors import DataError, Declined, OptionError
+from onnxprune.errors import DataError, Declined
 from onnxprune.graph import stored_bytes
 from onnxprune.model import Model
 from onnxprune.packing import PackWriter
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.progress import Turn
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import check_ranges
 from onnxprune.sharing import each
 from onnxprune.sites import Site
 from onnxprune.weights import Weight, find_weights
@@ -47,10 +48,7 @@ class Cluster:
 
     def __post_init__(self) -> None:
         """Reject values that no form stands for."""
-        if self.centroids not in {16, 256}:
-            raise OptionError(f"{self.name}: centroids must be one of 16, 256, got {self.centroids!r}.")
-        if self.solver not in {"auto", "joint", "round"}:
-            raise OptionError(f"{self.name}: solver must be one of auto, joint, round, got {self.solver!r}.")
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing by name: second moments come weight by weight."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from onnxprune.low_rank import LowRankWriter, carried_out, factors_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import at_least, check_ranges, within
 from onnxprune.sites import Site
 from onnxprune.solvers.tables import allot_by_energy, allot_by_size, table_factors
 from onnxprune.tables import Table, clusters_of, copies_of, counts_of, places_of
@@ -48,10 +49,10 @@ class FactorEmbedding:
 
     name: ClassVar[str] = "factor-embedding"
     lossless: ClassVar[bool] = False
-    energy: float | None = None
-    ratio: float | None = None
-    rank: int | None = None
-    clusters: int = 3
+    energy: Annotated[float | None, within("(0, 1]")] = None
+    ratio: Annotated[float | None, within("(0, 1)")] = None
+    rank: Annotated[int | None, at_least(1)] = None
+    clusters: Annotated[int, at_least(1)] = 3
     frequency: bool = True
     norms: bool = False
     sites: tuple[str, ...] = ()
@@ -61,14 +62,7 @@ class FactorEmbedding:
         given = [name for name in ("energy", "ratio", "rank") if getattr(self, name) is not None]
         if len(given) > 1:
             raise OptionError(f"{self.name}: one of energy, ratio and rank is the goal, got {' and '.join(given)}.")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise OptionError(f"{self.name}: energy must be in (0, 1], got {self.energy}.")
-        if self.ratio is not None and not 0 < self.ratio < 1:
-            raise OptionError(f"{self.name}: ratio must be in (0, 1), got {self.ratio}.")
-        if self.rank is not None and self.rank < 1:
-            raise OptionError(f"{self.name}: rank must be at least 1, got {self.rank}.")
-        if self.clusters < 1:
-            raise OptionError(f"{self.name}: clusters must be at least 1, got {self.clusters}.")
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """How often each row is looked up."""

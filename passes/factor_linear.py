@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from onnxprune.low_rank import LowRankWriter, carried_out, matrix_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Level, Proposal
+from onnxprune.ranges import at_least, check_ranges, within
 from onnxprune.sites import Site
 from onnxprune.solvers.lowrank import Factors
 from onnxprune.solvers.taylor import WeightGradient
@@ -64,9 +65,9 @@ class FactorLinear:
     name: ClassVar[str] = "factor-linear"
     lossless: ClassVar[bool] = False
     method: Method = "svd-llm"
-    energy: float | None = None
-    ratio: float | None = None
-    rank: int | None = None
+    energy: Annotated[float | None, within("(0, 1]")] = None
+    ratio: Annotated[float | None, within("[0, 1)")] = None
+    rank: Annotated[int | None, at_least(0)] = None
     joint: bool = True
     faster: bool = True
     int8: bool = False
@@ -75,17 +76,10 @@ class FactorLinear:
 
     def __post_init__(self) -> None:
         """Reject several goals, and goals that no pair meets."""
-        if self.method not in {"svd-llm", "asvd", "fwsvd", "svd"}:
-            raise OptionError(f"{self.name}: method must be one of asvd, fwsvd, svd, svd-llm, got {self.method!r}.")
         given = [name for name in ("energy", "ratio", "rank") if getattr(self, name) is not None]
         if len(given) > 1:
             raise OptionError(f"{self.name}: one of energy, ratio and rank is the goal, got {' and '.join(given)}.")
-        if self.energy is not None and not 0 < self.energy <= 1:
-            raise OptionError(f"{self.name}: energy must be in (0, 1], got {self.energy}.")
-        if self.ratio is not None and not 0 <= self.ratio < 1:
-            raise OptionError(f"{self.name}: ratio must be in [0, 1), got {self.ratio}.")
-        if self.rank is not None and self.rank < 0:
-            raise OptionError(f"{self.name}: rank must be at least 0, got {self.rank}.")
+        check_ranges(self, self.name)
         if given and self.levels:
             raise OptionError(f"{self.name}: levels state each site's rank, {given[0]} all sites'. Give one of them.")
         self.ranks()

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from onnxprune.calibration import Needs
-from onnxprune.errors import DataError, Declined, OptionError
+from onnxprune.errors import DataError, Declined
 from onnxprune.graph import storage
 from onnxprune.isomorphism import layer_id
-from onnxprune.merging import RULES, Rule, Search, apply_merge
+from onnxprune.merging import Rule, Search, apply_merge
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import at_least, check_ranges, share_or_count, within
 from onnxprune.sites import GRAPH, Site, registered
 
 # Where a merged model remembers the threshold that it was searched with.
@@ -42,24 +43,15 @@ class MergeBlocks:
     name: ClassVar[str] = "merge-blocks"
     lossless: ClassVar[bool] = False
     structural: ClassVar[bool] = True
-    keep: int | float = 1.0
-    threshold: float | None = None
-    group: int = 2
-    interval: int = 1
+    keep: Annotated[int | float, share_or_count("(0, 1]", 1)] = 1.0
+    threshold: Annotated[float | None, within("[-1, 1]", "a cosine")] = None
+    group: Annotated[int, at_least(2, "layers")] = 2
+    interval: Annotated[int, at_least(1, "layer")] = 1
     rule: Rule = "last"
 
     def __post_init__(self) -> None:
         """Reject targets, thresholds, sizes and rules that no search could meet."""
-        if not (self.keep >= 1 if isinstance(self.keep, int) else 0 < self.keep <= 1):
-            raise OptionError(f"{self.name}: keep must be a share in (0, 1] or a count from 1, got {self.keep}.")
-        if self.threshold is not None and not -1 <= self.threshold <= 1:
-            raise OptionError(f"{self.name}: threshold must be a cosine in [-1, 1], got {self.threshold}.")
-        if self.group < 2:
-            raise OptionError(f"{self.name}: group must be at least 2 layers, got {self.group}.")
-        if self.interval < 1:
-            raise OptionError(f"{self.name}: interval must be at least 1 layer, got {self.interval}.")
-        if self.rule not in RULES:
-            raise OptionError(f"{self.name}: rule must be one of {', '.join(RULES)}, got {self.rule!r}.")
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing up front: candidates are run when they are proposed."""

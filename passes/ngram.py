@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -23,13 +24,13 @@ from onnxprune.ngrams.reading import find_models
 from onnxprune.ngrams.vectorizers import Vectorizer, cut_columns, find_vectorizers
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import Range, check_ranges, share_or_count
 from onnxprune.sites import Site
 
 Array = np.ndarray[Any, Any]
 
 # Where a pruned model remembers how many numbers it had, and what it was pruned by.
 _REGISTRY = "onnxprune.ngrams"
-_SCORES = ("count", "stolcke", "weighted-difference")
 _MOST_CLASSES = 4096
 
 
@@ -52,23 +53,16 @@ class Ngram:
 
     name: ClassVar[str] = "ngram"
     lossless: ClassVar[bool] = False
-    keep: int | float = 1.0
-    threshold: float | None = None
-    score: Literal["stolcke", "weighted-difference", "count"] = "stolcke"
-    classes: int = 0
+    keep: Annotated[int | float, share_or_count("(0, 1]", 1)] = 1.0
+    threshold: Annotated[float | None, Range("a finite number", math.isfinite)] = None
+    score: Literal["count", "stolcke", "weighted-difference"] = "stolcke"
+    classes: Annotated[int, Range(f"0 … {_MOST_CLASSES}", range(_MOST_CLASSES + 1).__contains__)] = 0
 
     def __post_init__(self) -> None:
         """Reject targets and scores that nothing could meet."""
-        if not (self.keep >= 1 if isinstance(self.keep, int) else 0 < self.keep <= 1):
-            raise OptionError(f"{self.name}: keep must be a share in (0, 1] or a count from 1, got {self.keep}.")
-        if self.threshold is not None and not -np.inf < self.threshold < np.inf:
-            raise OptionError(f"{self.name}: threshold must be a finite number, got {self.threshold}.")
+        check_ranges(self, self.name)
         if self.threshold is not None and self._by_target:
             raise OptionError(f"{self.name}: keep and threshold exclude each other. Give one of them.")
-        if self.score not in _SCORES:
-            raise OptionError(f"{self.name}: score must be one of {', '.join(_SCORES)}, got {self.score!r}.")
-        if not 0 <= self.classes <= _MOST_CLASSES:
-            raise OptionError(f"{self.name}: classes must be 0 … {_MOST_CLASSES}, got {self.classes}.")
         if self.classes and self.score == "count":
             raise OptionError(f"{self.name}: samples do not count classes of words. Give another score.")
 

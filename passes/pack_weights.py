@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
 from onnxprune.decoding import Decoded, Decoding
-from onnxprune.errors import Declined, OptionError
+from onnxprune.errors import Declined
 from onnxprune.graph import elements, numbers, stored_bytes
 from onnxprune.model import Model, StoredSparse
 from onnxprune.packing import Dense, Form, PackWriter, encode, find_packed
@@ -21,6 +21,7 @@ from onnxprune.packing.symbols import storable
 from onnxprune.packing.writing import CODED_OPSET, MASKED_OPSET
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import Range, check_ranges, within
 from onnxprune.sites import GRAPH, Site
 
 Array = np.ndarray[Any, Any]
@@ -53,15 +54,12 @@ class PackWeights:
     name: ClassVar[str] = "pack-weights"
     lossless: ClassVar[bool] = True
     exact: ClassVar[bool] = True
-    saving: float = 0.05
-    memory: int = 4096
+    saving: Annotated[float, within("[0, 1)")] = 0.05
+    memory: Annotated[int, Range("0 megabytes or more", lambda value: value >= 0)] = 4096
 
     def __post_init__(self) -> None:
         """Reject shares that nothing can save, and less memory than none."""
-        if not 0 <= self.saving < 1:
-            raise OptionError(f"{self.name}: saving must be in [0, 1), got {self.saving}.")
-        if self.memory < 0:
-            raise OptionError(f"{self.name}: memory must be 0 megabytes or more, got {self.memory}.")
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing: the weights say it all."""

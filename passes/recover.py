@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 
 from onnxprune.calibration import Needs
-from onnxprune.errors import DataError, Declined, OptionError
+from onnxprune.errors import DataError, Declined
 from onnxprune.graph import constants
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal, Trained
+from onnxprune.ranges import above, at_least, check_ranges, within
 from onnxprune.sites import GRAPH, Site
 
 Array = np.ndarray[Any, Any]
-_MIXED = ("auto", "no", "yes")
-_OBJECTIVES = ("auto", "cosine", "kl", "squares")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,41 +50,25 @@ class Recover:
 
     name: ClassVar[str] = "recover"
     lossless: ClassVar[bool] = False
-    steps: int = 400
-    batch: int = 32
-    lr: float = 5e-4
-    warmup: float = 0.1
-    decay: float = 0.01
-    clip: float = 1.0
-    objective: Literal["auto", "kl", "squares", "cosine"] = "auto"
-    temperature: float = 1.0
-    hidden: float = 1.0
-    pooled: float = 10.0
-    rank: int = 0
+    steps: Annotated[int, at_least(1)] = 400
+    batch: Annotated[int, at_least(1)] = 32
+    lr: Annotated[float, above(0)] = 5e-4
+    warmup: Annotated[float, within("[0, 1)")] = 0.1
+    decay: Annotated[float, at_least(0)] = 0.01
+    clip: Annotated[float, above(0)] = 1.0
+    objective: Literal["auto", "cosine", "kl", "squares"] = "auto"
+    temperature: Annotated[float, above(0)] = 1.0
+    hidden: Annotated[float, at_least(0)] = 1.0
+    pooled: Annotated[float, at_least(0)] = 10.0
+    rank: Annotated[int, at_least(0)] = 0
     embeddings: bool = False
-    check: int = 50
-    patience: int = 0
-    mixed: Literal["auto", "yes", "no"] = "auto"
+    check: Annotated[int, at_least(1)] = 50
+    patience: Annotated[int, at_least(0)] = 0
+    mixed: Literal["auto", "no", "yes"] = "auto"
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
-        for option in ("steps", "batch", "check"):
-            if getattr(self, option) < 1:
-                raise OptionError(f"{self.name}: {option} must be at least 1, got {getattr(self, option)}.")
-        for option in ("lr", "clip", "temperature"):
-            if not 0 < getattr(self, option) < float("inf"):
-                raise OptionError(f"{self.name}: {option} must be above 0, got {getattr(self, option)}.")
-        for option in ("decay", "hidden", "pooled", "rank", "patience"):
-            if not 0 <= getattr(self, option) < float("inf"):
-                raise OptionError(f"{self.name}: {option} must be at least 0, got {getattr(self, option)}.")
-        if not 0 <= self.warmup < 1:
-            raise OptionError(f"{self.name}: warmup must be in [0, 1), got {self.warmup}.")
-        if self.mixed not in _MIXED:
-            raise OptionError(f"{self.name}: mixed must be one of {', '.join(_MIXED)}, got {self.mixed!r}.")
-        if self.objective not in _OBJECTIVES:
-            raise OptionError(
-                f"{self.name}: objective must be one of {', '.join(_OBJECTIVES)}, got {self.objective!r}."
-            )
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Nothing up front."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,13 +18,13 @@ from onnxprune.isomorphism import group_blocks, layer_id
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import check_ranges, share_or_count
 from onnxprune.removal.bypass import Bypass
 from onnxprune.sites import GRAPH, Site, entries, registered, with_registered
 from onnxprune.solvers import scores
 from onnxprune.solvers.taylor import block_taylor
 
 _ROLES = ("attention", "convolution", "feed-forward")
-_SCORES = ("cosine", "loss", "magnitude", "random", "taylor")
 _BLIND = ("magnitude", "random")
 # A block is one unit: every number of a flattened weight belongs to unit 0.
 _ONE = np.zeros((1, 1), np.int64)
@@ -55,8 +55,8 @@ class RemoveBlocks:
     name: ClassVar[str] = "remove-blocks"
     lossless: ClassVar[bool] = False
     structural: ClassVar[bool] = True
-    keep: int | float = 1.0
-    score: Literal["loss", "cosine", "taylor", "magnitude", "random"] = "loss"
+    keep: Annotated[int | float, share_or_count("[0, 1]", 0)] = 1.0
+    score: Literal["cosine", "loss", "magnitude", "random", "taylor"] = "loss"
     greedy: bool = False
     layers: bool = False
     guard: str = "0/0"
@@ -65,10 +65,7 @@ class RemoveBlocks:
 
     def __post_init__(self) -> None:
         """Reject values out of range, unknown names, and options that exclude each other."""
-        if not (self.keep >= 0 if isinstance(self.keep, int) else 0 <= self.keep <= 1):
-            raise OptionError(f"{self.name}: keep must be a share in [0, 1] or a count from 0, got {self.keep}.")
-        if self.score not in _SCORES:
-            raise OptionError(f"{self.name}: score must be one of {', '.join(_SCORES)}, got {self.score!r}.")
+        check_ranges(self, self.name)
         unknown = set(self.roles) - set(_ROLES)
         if unknown:
             raise OptionError(f"{self.name}: no role named {min(unknown)!r}. Known: {', '.join(_ROLES)}.")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
-from onnxprune.errors import DataError, Declined, OptionError
+from onnxprune.errors import DataError, Declined
 from onnxprune.graph import elements, fresh_name, numbers
 from onnxprune.model import Model
 from onnxprune.norms import Norm, find_norms
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import check_ranges, within
 from onnxprune.sites import Site
 from onnxprune.solvers.smoothing import smoothing_factors
 from onnxprune.weights import Use, Weight
@@ -38,12 +39,11 @@ class SmoothActivations:
 
     name: ClassVar[str] = "smooth-activations"
     lossless: ClassVar[bool] = True
-    alpha: float = 0.5
+    alpha: Annotated[float, within("[0, 1]")] = 0.5
 
     def __post_init__(self) -> None:
         """Reject shares that are none."""
-        if not 0 <= self.alpha <= 1:
-            raise OptionError(f"{self.name}: alpha must be in [0, 1], got {self.alpha}.")
+        check_ranges(self, self.name)
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """The largest magnitude of every channel that a norm gives out."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
-from onnxprune.qdq import SIGNS, Signs
+from onnxprune.qdq import Signs
 from onnxprune.quantizing.allocation import allocated
 from onnxprune.quantizing.applying import apply_edits
 from onnxprune.quantizing.correcting import output_shift
@@ -22,25 +22,14 @@ from onnxprune.quantizing.ranges import Chosen, Ranges, can_be_static, range_nee
 from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
 from onnxprune.quantizing.solving import Integers
 from onnxprune.quantizing.stages import Task, solve_tasks
+from onnxprune.ranges import check_ranges, within
 from onnxprune.sites import GRAPH, Site
-from onnxprune.solvers.ranges import METHODS, PERCENTILE, Method
+from onnxprune.solvers.ranges import PERCENTILE, Method
 from onnxprune.solvers.wanda import Blocks
 from onnxprune.weights import Weight, find_weights
 
 # Inputs that share a scale in weight-only products.
 _BLOCK = 32
-_CHOICES: dict[str, tuple[object, ...]] = {
-    "activations": ("auto", "dynamic", "static", "none"),
-    "linears": ("auto", "dynamic", "static", "weight-only", "stored", "float"),
-    "convs": ("auto", "static", "stored", "float"),
-    "bits": (8, 4, 3),
-    "score": ("magnitude", "obs", "wanda"),
-    "solver": ("auto", "joint", "prune-then-round", "round"),
-    "allocation": ("uniform", "loss"),
-    "ranges": METHODS,
-    "signs": ("auto", *SIGNS),
-    "quantized": ("leave", "extend"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +86,7 @@ class SparseInt8:
     sequential: bool = True
     block: int | None = None
     ranges: Method = "percentile"
-    percentile: float = PERCENTILE
+    percentile: Annotated[float, within("(50, 100]")] = PERCENTILE
     correct: bool = True
     signs: Literal["auto"] | Signs = "auto"
     portable: bool = False
@@ -106,16 +95,11 @@ class SparseInt8:
 
     def __post_init__(self) -> None:
         """Reject values that no form stands for."""
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                words = ", ".join(map(str, known))
-                raise OptionError(f"{self.name}: {name} must be one of {words}, got {getattr(self, name)!r}.")
+        check_ranges(self, self.name)
         if self.embeddings not in {8, 4, True, False}:
             raise OptionError(f"{self.name}: embeddings must be one of 8, 4, yes, no, got {self.embeddings!r}.")
         if self.block is not None and not (self.block >= SMALLEST_BLOCK and self.block.bit_count() == 1):
             raise OptionError(f"{self.name}: block must be a power of two from {SMALLEST_BLOCK} on, got {self.block}.")
-        if not 50 < self.percentile <= 100:
-            raise OptionError(f"{self.name}: percentile must be in (50, 100], got {self.percentile}.")
         if parse_sparsity(self.sparsity) is None:
             raise OptionError(
                 f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity}."

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 5, top to bottom; modules of one layer may import each other where no cycle arises.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("files", "flattening", "memory", "progress", "sharing", "sizes", "store", "tensorfile", "user_code"),
+    ("files", "flattening", "memory", "progress", "ranges", "sharing", "sizes", "store", "tensorfile", "user_code"),
     ("model", "graph", "weights", "rewrite", "interface", "inference"),
     ("dimensions", "cut"),
     ("structure", "blocks", "biases", "unchanging", "dead", "folding", "norms"),

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
 from onnxprune.errors import OptionError
+from onnxprune.ranges import Range, above, check_ranges, share_or_count, within
+
+KEEP = Range("a share in [0, 1) or a count", share_or_count("[0, 1)", 0).holds)
 
 
-def check_gates(name: str, rate: float, decide: float) -> None:
-    """Reject rates and shares that no training could use."""
-    if not 0 < rate < float("inf"):
-        raise OptionError(f"{name}: gate_lr must be above 0, got {rate}.")
-    if not 0 < decide < 1:
-        raise OptionError(f"{name}: decide must be a share in (0, 1), got {decide}.")
+@dataclass(frozen=True, kw_only=True)
+class Gated:
+    """How gates are learned, and until when.
 
+    Attributes:
+        gate_lr: learning rate of the gates, and of the price where it has to find itself.
+        decide: share of the steps after which gates are fixed; the rest trains the weights alone.
+    """
 
-def check_keep(name: str, keep: float) -> None:
-    """Reject what is neither a share nor a count."""
-    if not (keep >= 0 if isinstance(keep, int) else 0 <= keep < 1):
-        raise OptionError(f"{name}: keep must be a share in [0, 1) or a count, got {keep}.")
+    name: ClassVar[str]
+    gate_lr: Annotated[float, above(0)] = 0.05
+    decide: Annotated[float, within("(0, 1)", "a share")] = 0.6
+
+    def __post_init__(self) -> None:
+        """Reject values out of range."""
+        check_ranges(self, self.name)
+
+    def decision(self, steps: int) -> int:
+        """The step at which gates are decided: the last at the latest."""
+        return min(round(self.decide * steps), steps - 1)
 
 
 def count_of(name: str, keep: float, whole: int) -> int:
@@ -31,8 +45,3 @@ def count_of(name: str, keep: float, whole: int) -> int:
     if count > whole:
         raise OptionError(f"{name}: keep must be at most the model's {whole} heads, got {keep}.")
     return count
-
-
-def step_of(share: float, steps: int) -> int:
-    """The step at which gates are decided: the last at the latest."""
-    return min(round(share * steps), steps - 1)

@@ -219,7 +219,7 @@ def _cut_codes(clusters: Sequence[Component], held: Mapping[str, Array], stay: S
 Keep = Callable[[Sequence[Array]], list[Array]]
 
 
-def within(factored_model: Factored, share: float) -> Keep:
+def filling(factored_model: Factored, share: float) -> Keep:
     """Which components stay of gates [components] of each place, for a share of the numbers that were factored."""
     from onnxprune.learn.gates import within_budget
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
-from onnxprune.errors import OptionError
+from onnxprune.ranges import above, at_least, check_ranges, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from onnxprune.model import Model
 
 Need = Literal["calibration", "gradients", "labels", "pretrained", "samples"]
-_MIXED = ("auto", "no", "yes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,36 +35,22 @@ class Training:
         mixed: multiply in bfloat16, weights stay float32: `auto` (on a GPU), `yes`, `no`.
     """
 
-    steps: int = 400
-    batch: int = 32
-    lr: float = 5e-4
-    warmup: float = 0.1
-    decay: float = 0.01
-    clip: float = 1.0
-    distill: float = 0.0
-    temperature: float = 2.0
+    steps: Annotated[int, at_least(1)] = 400
+    batch: Annotated[int, at_least(1)] = 32
+    lr: Annotated[float, at_least(0)] = 5e-4
+    warmup: Annotated[float, within("[0, 1)")] = 0.1
+    decay: Annotated[float, at_least(0)] = 0.01
+    clip: Annotated[float, above(0)] = 1.0
+    distill: Annotated[float, within("[0, 1]")] = 0.0
+    temperature: Annotated[float, above(0)] = 2.0
     embeddings: bool = False
-    check: int = 50
-    patience: int = 0
-    mixed: Literal["auto", "yes", "no"] = "auto"
+    check: Annotated[int, at_least(1)] = 50
+    patience: Annotated[int, at_least(0)] = 0
+    mixed: Literal["auto", "no", "yes"] = "auto"
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
-        for option in ("steps", "batch", "check"):
-            if getattr(self, option) < 1:
-                raise OptionError(f"train: {option} must be at least 1, got {getattr(self, option)}.")
-        for option in ("clip", "temperature"):
-            if not 0 < getattr(self, option) < float("inf"):
-                raise OptionError(f"train: {option} must be above 0, got {getattr(self, option)}.")
-        for option in ("lr", "decay", "patience"):
-            if not 0 <= getattr(self, option) < float("inf"):
-                raise OptionError(f"train: {option} must be at least 0, got {getattr(self, option)}.")
-        if not 0 <= self.warmup < 1:
-            raise OptionError(f"train: warmup must be in [0, 1), got {self.warmup}.")
-        if not 0 <= self.distill <= 1:
-            raise OptionError(f"train: distill must be in [0, 1], got {self.distill}.")
-        if self.mixed not in _MIXED:
-            raise OptionError(f"train: mixed must be one of {', '.join(_MIXED)}, got {self.mixed!r}.")
+        check_ranges(self, "train")
 
 
 class Method(Protocol):

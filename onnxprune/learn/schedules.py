@@ -49,9 +49,3 @@ class Cubic:
         """Whether a step is one at which the value is set anew."""
         within = self.begin <= step < self.end and (step - self.begin) % self.every == 0
         return within or step == max(self.begin, self.end)
-
-
-def within(final: float, begin: float, end: float, every: int, steps: int) -> Cubic:
-    """From 0 to `final` between two shares of a run's steps; the last change leaves at least one step."""
-    first, last = (min(round(share * steps), steps - 1) for share in (begin, end))
-    return Cubic(final=final, begin=first, end=last, every=every)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
+from onnxprune.ranges import at_least, check_ranges, share_or_count
 from onnxprune.removal import ranking
 from onnxprune.removal.edits import (
     Weights,
@@ -54,26 +55,19 @@ class Removal:
     name: ClassVar[str]
     kind: ClassVar[Kind]
     structural: ClassVar[bool] = True
-    keep: int | float = 1.0
+    keep: Annotated[int | float, share_or_count("(0, 1]", 1)] = 1.0
     score: ranking.Score = "obs"
     aggregate: Aggregate = "sum"
     refit: bool = True
     scope: scores.Scope = "site"
-    multiple: int = 1
+    multiple: Annotated[int, at_least(1)] = 1
     sites: tuple[str, ...] = ()
     levels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject counts and shares that no site could keep."""
-        whole = isinstance(self.keep, int)
-        if not (self.keep >= 1 if whole else 0 < self.keep <= 1):
-            raise OptionError(f"{self.name}: keep must be a share in (0, 1] or a count from 1, got {self.keep}.")
-        if self.multiple < 1:
-            raise OptionError(f"{self.name}: multiple must be at least 1, got {self.multiple}.")
-        known = (*ranking.BY_INPUTS, *ranking.BY_GRADIENTS, *ranking.BLIND)
-        if self.score not in known:
-            raise OptionError(f"{self.name}: score must be one of {', '.join(sorted(known))}, got {self.score!r}.")
+        check_ranges(self, self.name)
         self.chosen()
         self.counts()
 

@@ -18,8 +18,8 @@ from onnxprune.solvers.taylor import Aggregate, Order, WeightGradient, unit_tayl
 
 Array = np.ndarray[Any, Any]
 Score = Literal[
-    "obs", "wanda", "minitron", "output-norm", "magnitude", "random",
-    "michel", "taylor", "taylor2", "taylor-mixed", "vector", "gradient-output", "lrp",
+    "gradient-output", "lrp", "magnitude", "michel", "minitron", "obs", "output-norm", "random",
+    "taylor", "taylor-mixed", "taylor2", "vector", "wanda",
 ]  # fmt: skip
 
 # Scores that look at weights alone.

@@ -15,7 +15,7 @@ from onnxprune import train
 from onnxprune.data import load_samples
 from onnxprune.errors import DataError, OptionError
 from onnxprune.graph import constants, numbers
-from onnxprune.learn.factored import factored, within
+from onnxprune.learn.factored import factored, filling
 from onnxprune.learn.gated import show
 from onnxprune.learn.method import Method
 from onnxprune.learn.methods.flop import Flop
@@ -193,7 +193,7 @@ def test_every_component_that_must_stay_does(place: Path) -> None:
     tokens(place)
     one = trainee(place, Flop(tables=True))
     form = factored(one, tables=True, sites=(), method="flop")
-    kept = within(form, 0.1)([np.zeros(each.gated.units) for each in form.components])
+    kept = filling(form, 0.1)([np.zeros(each.gated.units) for each in form.components])
     assert [int(stays.sum()) for stays in kept] == [component.least for component in form.components]
     assert sum(component.least for component in form.components) == 3
 

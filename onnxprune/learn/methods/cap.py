@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from onnxprune.errors import DataError, OptionError
+from onnxprune.errors import DataError
 from onnxprune.learn.method import Need, Training
-from onnxprune.learn.methods.movement import check_scores
+from onnxprune.learn.methods.scheduled import Scored
+from onnxprune.ranges import above, at_least, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
     from onnxprune.learn.trainee import Trainee
     from onnxprune.model import Model
 
-_WAYS = ("first-order", "movement", "structured")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Cap:
+class Cap(Scored):
     """Prune along a cubic schedule with contrastive terms beside task and distillation.
 
     Attributes:
@@ -32,11 +31,6 @@ class Cap:
         supervised: weight of the terms of the same class, where samples have classes.
         tau: temperature of the contrast.
         snapshots: how many of the model's own earlier selves it is contrasted with, spread over the schedule.
-        score_rate: highest learning rate of the scores.
-        begin: share of the steps before the first zero.
-        end: share of the steps after which the share of zeros stays.
-        every: steps between masks.
-        head: prune products that stand straight before an output, too.
     """
 
     name: ClassVar[str] = "cap"
@@ -49,35 +43,18 @@ class Cap:
     )
     training: ClassVar[Training] = Training(distill=0.9, temperature=2.0)
     pretrained: str = ""
-    over: Literal["movement", "first-order", "structured"] = "movement"
-    sparsity: float = 0.9
-    unsupervised: float = 0.1
-    supervised: float = 1.0
-    tau: float = 0.1
-    snapshots: int = 2
-    score_rate: float = 1e-2
-    begin: float = 0.1
-    end: float = 0.7
-    every: int = 10
-    head: bool = False
-
-    def __post_init__(self) -> None:
-        """Reject values out of range."""
-        check_scores(self)
-        if self.over not in _WAYS:
-            raise OptionError(f"{self.name}: over must be one of {', '.join(_WAYS)}, got {self.over!r}.")
-        for option in ("unsupervised", "supervised", "snapshots"):
-            if not 0 <= getattr(self, option) < float("inf"):
-                raise OptionError(f"{self.name}: {option} must be at least 0, got {getattr(self, option)}.")
-        if not 0 < self.tau < float("inf"):
-            raise OptionError(f"{self.name}: tau must be above 0, got {self.tau}.")
+    over: Literal["first-order", "movement", "structured"] = "movement"
+    sparsity: Annotated[float, within("[0, 1)", "a share")] = 0.9
+    unsupervised: Annotated[float, at_least(0)] = 0.1
+    supervised: Annotated[float, at_least(0)] = 1.0
+    tau: Annotated[float, above(0)] = 0.1
+    snapshots: Annotated[int, at_least(0)] = 2
 
     def start(self, trainee: Trainee) -> Procedure:
         """Pruning with banks beside it."""
         from onnxprune.learn.contrasting import Contrasting, Terms
         from onnxprune.learn.first_order import FirstOrderMasks
         from onnxprune.learn.masking import Pattern
-        from onnxprune.learn.schedules import within
         from onnxprune.learn.scored import ScoredMasks, Scoring
         from onnxprune.learn.unit_masks import UnitMasks
 
@@ -86,7 +63,7 @@ class Cap:
                 f"{self.name}: it needs the file that the model was tuned from. Give --option pretrained=FILE, or "
                 "pretrained=none to leave its term out."
             )
-        schedule = within(self.sparsity, self.begin, self.end, self.every, trainee.training.steps)
+        schedule = self.schedule(self.sparsity, trainee.training.steps)
         # One before each equal part of the schedule: the first is the model before any zero.
         length = max(1, schedule.end - schedule.begin)
         due = tuple(schedule.begin + at * length // self.snapshots for at in range(self.snapshots))

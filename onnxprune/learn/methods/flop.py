@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from onnxprune.errors import OptionError
-from onnxprune.learn.deciding import check_gates, step_of
+from onnxprune.learn.deciding import Gated
 from onnxprune.learn.method import Need, Training
+from onnxprune.ranges import at_least, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.gated import Gates
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flop:
+class Flop(Gated):
     """Learn the rank of every linear: pairs of low rank whose components have gates and pay for their size.
 
     Pairs start from the SVD, with as many numbers as the linear has. Where gates are decided, the most open components
@@ -30,8 +30,6 @@ class Flop:
         tables: also tables of embeddings and heads tied to them, as codes in clusters by frequency.
         drop: rate of dropping that gates start from, in (0, 1).
         order: how far logits start apart by the logarithms of singular values; 0: not at all, as the paper has it.
-        gate_lr: learning rate of the gates and of the size's price.
-        decide: share of the steps after which gates are fixed; the rest trains the weights alone.
         sites: these linears only; all of them by default.
     """
 
@@ -41,38 +39,27 @@ class Flop:
     needs: ClassVar[Sequence[Need]] = ("samples", "gradients")
     reconstruction: ClassVar[str] = "pairs and the order of gates start from an SVD; gates are ranked to the exact size"
     training: ClassVar[Training] = Training()
-    keep: float = 0.5
+    keep: Annotated[float, within("(0, 1)", "a share")] = 0.5
     tables: bool = False
-    drop: float = 0.1
-    order: float = 1.0
-    gate_lr: float = 0.05
-    decide: float = 0.6
+    drop: Annotated[float, within("(0, 1)", "a share")] = 0.1
+    order: Annotated[float, at_least(0)] = 1.0
     sites: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Reject values out of range."""
-        check_gates(self.name, self.gate_lr, self.decide)
-        for option in ("keep", "drop"):
-            if not 0 < getattr(self, option) < 1:
-                raise OptionError(f"{self.name}: {option} must be a share in (0, 1), got {getattr(self, option)}.")
-        if not 0 <= self.order < float("inf"):
-            raise OptionError(f"{self.name}: order must be at least 0, got {self.order}.")
 
     def start(self, trainee: Trainee) -> Procedure:
         """Factor the model and gate it."""
-        from onnxprune.learn.factored import factored, within
+        from onnxprune.learn.factored import factored, filling
         from onnxprune.learn.gated import Gates
         from onnxprune.learn.gates import FLOP
         from onnxprune.learn.gating import FactoredTraining, SizePrice
 
         form = factored(trainee, tables=self.tables, sites=self.sites, method=self.name)
         trainee.work_on(form.form)
-        at = step_of(self.decide, trainee.training.steps)
+        at = self.decision(trainee.training.steps)
         places = [one.gated for one in form.components]
         apart = [self.order * one.order() for one in form.components]
         gates = Gates(places, FLOP, start=FLOP.logit_for(self.drop), spread=0.01, seed=trainee.seed, apart=apart)
         price = SizePrice(form.whole, 1 - self.keep, at // 2)
-        keep = within(form, self.keep)
+        keep = filling(form, self.keep)
 
         def decide(gates: Gates) -> list[Array]:
             # A gate far closed is 0 to float32; what has to stay is not.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from onnxprune.errors import OptionError
-from onnxprune.learn.deciding import check_gates, check_keep, count_of, step_of
+from onnxprune.learn.deciding import KEEP, Gated, count_of
 from onnxprune.learn.method import Need, Training
+from onnxprune.ranges import at_least, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadGates:
+class HeadGates(Gated):
     """Learn which attention heads can go; their rows of the output projection are zero in the end.
 
     `remove-dead` then cuts them exactly.
@@ -25,7 +25,6 @@ class HeadGates:
     Attributes:
         price: of an open head, in units of the loss, times the mean over layers of the open ones; where keep is 0.
         keep: instead, the share of all heads to keep, in (0, 1), or their number from 1; 0: as the price has it.
-        gate_lr: learning rate of the gates, and of the price where it has to find itself.
         decide: share of the steps after which gates are rounded to 0 or 1; the rest trains the weights alone.
     """
 
@@ -35,17 +34,9 @@ class HeadGates:
     needs: ClassVar[Sequence[Need]] = ("samples", "gradients")
     reconstruction: ClassVar[str] = "a number of heads by FLOP's Lagrangian; weights alone are trained in the end"
     training: ClassVar[Training] = Training()
-    price: float = 0.05
-    keep: int | float = 0
-    gate_lr: float = 0.05
-    decide: float = 0.7
-
-    def __post_init__(self) -> None:
-        """Reject values out of range."""
-        check_gates(self.name, self.gate_lr, self.decide)
-        if not 0 <= self.price < float("inf"):
-            raise OptionError(f"{self.name}: price must be at least 0, got {self.price}.")
-        check_keep(self.name, self.keep)
+    price: Annotated[float, at_least(0)] = 0.05
+    keep: Annotated[int | float, KEEP] = 0
+    decide: Annotated[float, within("(0, 1)", "a share")] = 0.7
 
     def start(self, trainee: Trainee) -> Procedure:
         """Gates on the heads of every attention."""
@@ -54,7 +45,7 @@ class HeadGates:
         from onnxprune.learn.gating import FixedPrice, GateTraining, Price, SizePrice, heads_of, rounded
 
         places, _ = heads_of(trainee, self.name)
-        at = step_of(self.decide, trainee.training.steps)
+        at = self.decision(trainee.training.steps)
         gates = Gates(places, VOITA, start=0.0, spread=0.01, seed=trainee.seed)
         whole = sum(place.units for place in places)
         count = count_of(self.name, self.keep, whole)

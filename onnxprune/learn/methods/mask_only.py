@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from onnxprune.errors import OptionError
 from onnxprune.learn.method import Need, Training
-from onnxprune.learn.methods.movement import check_scores
+from onnxprune.learn.methods.scheduled import Scored
+from onnxprune.ranges import at_least, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
@@ -17,19 +17,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskOnly:
+class MaskOnly(Scored):
     """Learn which weights to keep and change none of them: one base file, a bit a weight for each task.
 
     Attributes:
-        sparsity: share that is zero in the end, in [0, 1).
         shares: `matrix` keeps as much of each matrix (SMP-L); `type` shares it out among matrices of one shape by
             their scores (SMP-S).
         penalty: in the end, of mean sigmoid(score), which the loss adds; `type` lives by it.
-        score_rate: highest learning rate of the scores.
-        begin: share of the steps before the first zero.
         end: share of the steps after which the share of zeros stays; which they are may still change.
-        every: steps between masks.
-        head: prune products that stand straight before an output, too.
     """
 
     name: ClassVar[str] = "mask-only"
@@ -41,28 +36,19 @@ class MaskOnly:
         "task's, no label words are chosen"
     )
     training: ClassVar[Training] = Training(warmup=0.0)
-    sparsity: float = 0.5
+    sparsity: Annotated[float, within("[0, 1)", "a share")] = 0.5
     shares: Literal["matrix", "type"] = "matrix"
-    penalty: float = 0.0
-    score_rate: float = 2e-2
+    penalty: Annotated[float, at_least(0)] = 0.0
+    score_rate: Annotated[float, at_least(0)] = 2e-2
     begin: float = 0.0
     end: float = 0.6
-    every: int = 10
-    head: bool = False
-
-    def __post_init__(self) -> None:
-        """Reject values out of range."""
-        check_scores(self)
-        if self.shares not in {"matrix", "type"}:
-            raise OptionError(f"{self.name}: shares must be one of matrix, type, got {self.shares!r}.")
 
     def start(self, trainee: Trainee) -> Procedure:
         """Scores over frozen weights."""
-        from onnxprune.learn.schedules import within
         from onnxprune.learn.scored import ScoredMasks, Scoring
 
         scoring = Scoring(
-            schedule=within(self.sparsity, self.begin, self.end, self.every, trainee.training.steps),
+            schedule=self.schedule(self.sparsity, trainee.training.steps),
             rate=self.score_rate,
             penalty=self.penalty,
             by_type=self.shares == "type",

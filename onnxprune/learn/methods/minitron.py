@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from onnxprune.errors import OptionError
 from onnxprune.learn.method import Need, Training
-from onnxprune.removal.ranking import BLIND, BY_INPUTS
+from onnxprune.ranges import at_least, check_ranges, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
     from onnxprune.learn.trainee import Trainee
     from onnxprune.model import Model
-    from onnxprune.removal.ranking import Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,24 +34,17 @@ class Minitron:
     needs: ClassVar[Sequence[Need]] = ("calibration", "samples", "gradients")
     reconstruction: ClassVar[str] = "the width of the residual stream stays; no search over shapes"
     training: ClassVar[Training] = Training(distill=1.0, temperature=1.0)
-    heads: float = 0.5
-    neurons: float = 0.5
-    multiple: int = 1
-    score: str = "minitron"
+    heads: Annotated[float, within("(0, 1]", "a share")] = 0.5
+    neurons: Annotated[float, within("(0, 1]", "a share")] = 0.5
+    multiple: Annotated[int, at_least(1)] = 1
+    score: Literal["magnitude", "minitron", "obs", "output-norm", "random", "wanda"] = "minitron"
     refit: bool = False
 
     def __post_init__(self) -> None:
         """Reject shares that cut nothing, or all."""
-        for option in ("heads", "neurons"):
-            if not 0 < getattr(self, option) <= 1:
-                raise OptionError(f"{self.name}: {option} must be a share in (0, 1], got {getattr(self, option)}.")
+        check_ranges(self, self.name)
         if self.heads == self.neurons == 1:
             raise OptionError(f"{self.name}: heads and neurons are both 1, so that nothing goes. Give a share below 1.")
-        if self.multiple < 1:
-            raise OptionError(f"{self.name}: multiple must be at least 1, got {self.multiple}.")
-        known = sorted({*BY_INPUTS, *BLIND})
-        if self.score not in known:
-            raise OptionError(f"{self.name}: score must be one of {', '.join(known)}, got {self.score!r}.")
 
     def start(self, trainee: Trainee) -> Procedure:
         """Cut; what follows is plain training with the original's outputs as the loss."""
@@ -60,7 +52,7 @@ class Minitron:
         from onnxprune.learn.procedure import Procedure
         from onnxprune.passes import RemoveHeads, RemoveNeurons
 
-        score, form = cast("Score", self.score), trainee.model
+        score, form = self.score, trainee.model
         if self.heads < 1:
             form = cut(trainee, form, RemoveHeads(keep=self.heads, score=score, refit=self.refit), self.name)
         if self.neurons < 1:

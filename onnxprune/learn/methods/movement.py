@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxprune.errors import OptionError
 from onnxprune.learn.method import Need, Training
+from onnxprune.learn.methods.scheduled import Scored
+from onnxprune.ranges import at_least, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Movement:
+class Movement(Scored):
     """Learn a score for each weight beside the weight itself; the highest of each matrix stay.
 
     Attributes:
@@ -24,11 +26,7 @@ class Movement:
         soft: keep what has sigmoid(score) above `threshold`, rather than a share.
         threshold: of `soft`, in (0, 1).
         penalty: in the end, of mean sigmoid(score), which the loss adds.
-        score_rate: highest learning rate of the scores.
-        begin: share of the steps before the first zero.
         end: share of the steps after which the share of zeros stays; which they are may still change.
-        every: steps between masks.
-        head: prune products that stand straight before an output, too.
     """
 
     name: ClassVar[str] = "movement"
@@ -37,28 +35,21 @@ class Movement:
     needs: ClassVar[Sequence[Need]] = ("samples", "gradients")
     reconstruction: ClassVar[str] = ""
     training: ClassVar[Training] = Training()
-    sparsity: float = 0.8
     soft: bool = False
-    threshold: float = 0.1
-    penalty: float = 0.0
-    score_rate: float = 1e-2
-    begin: float = 0.1
-    end: float = 0.7
-    every: int = 10
-    head: bool = False
+    threshold: Annotated[float, within("(0, 1)")] = 0.1
+    penalty: Annotated[float, at_least(0)] = 0.0
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
-        check_scores(self)
+        super().__post_init__()
         if self.soft and not self.penalty:
             raise OptionError(f"{self.name}: soft needs a penalty above 0, got 0. Give --option penalty=10 or so.")
 
     def start(self, trainee: Trainee) -> Procedure:
         """Scores, masks, and weights that go on learning."""
-        from onnxprune.learn.schedules import within
         from onnxprune.learn.scored import ScoredMasks, Scoring
 
-        schedule = within(self.sparsity, self.begin, self.end, self.every, trainee.training.steps)
+        schedule = self.schedule(self.sparsity, trainee.training.steps)
         threshold = self.threshold if self.soft else None
         return ScoredMasks(
             trainee,
@@ -71,26 +62,3 @@ class Movement:
 
         del procedure
         return write_back(model, trainee.module)
-
-
-def check_scores(method: object) -> None:
-    """Reject options of scored masks that are out of range.
-
-    Raises:
-        OptionError: one is.
-    """
-    name, values = method.name, vars(method)  # type: ignore[attr-defined]
-    if not 0 <= values["sparsity"] < 1:
-        raise OptionError(f"{name}: sparsity must be a share in [0, 1), got {values['sparsity']}.")
-    if not 0 < values.get("threshold", 0.5) < 1:
-        raise OptionError(f"{name}: threshold must be in (0, 1), got {values['threshold']}.")
-    for option in ("penalty", "score_rate"):
-        if not 0 <= values.get(option, 0.0) < float("inf"):
-            raise OptionError(f"{name}: {option} must be at least 0, got {values[option]}.")
-    if not 0 <= values["begin"] <= values["end"] <= 1:
-        raise OptionError(
-            f"{name}: begin and end must be shares with 0 <= begin <= end <= 1, got {values['begin']} and "
-            f"{values['end']}."
-        )
-    if values["every"] < 1:
-        raise OptionError(f"{name}: every must be at least 1 step, got {values['every']}.")

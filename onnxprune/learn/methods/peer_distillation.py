@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxprune.errors import OptionError
-from onnxprune.learn.deciding import check_gates, check_keep, count_of, step_of
+from onnxprune.learn.deciding import KEEP, Gated, count_of
 from onnxprune.learn.method import Need, Training
+from onnxprune.ranges import at_least, within
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerDistillation:
+class PeerDistillation(Gated):
     """APD-style, a reconstruction from the abstract: heads go where they are missed least, and peers take over.
 
     Gates choose while weights rest. What closed heads gave is then recycled into the heads that stay, in least squares,
@@ -27,7 +28,6 @@ class PeerDistillation:
         keep: share of all heads to keep, in (0, 1), or their number from 1; each attention's own count is found.
         peer: weight of what attentions give beside the task; 0: none.
         recycle: whether heads that stay take over in least squares what the others gave.
-        gate_lr: learning rate of the gates and of their price.
         decide: share of the steps in which gates choose; the rest trains the weights.
     """
 
@@ -37,20 +37,16 @@ class PeerDistillation:
     needs: ClassVar[Sequence[Need]] = ("calibration", "samples", "gradients")
     reconstruction: ClassVar[str] = "all of it: from the paper's abstract; its formulas and code are not public"
     training: ClassVar[Training] = Training()
-    keep: int | float = 0.5
-    peer: float = 1.0
+    keep: Annotated[int | float, KEEP] = 0.5
+    peer: Annotated[float, at_least(0)] = 1.0
     recycle: bool = True
-    gate_lr: float = 0.05
-    decide: float = 0.4
+    decide: Annotated[float, within("(0, 1)", "a share")] = 0.4
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
-        check_gates(self.name, self.gate_lr, self.decide)
-        check_keep(self.name, self.keep)
+        super().__post_init__()
         if not self.keep:
             raise OptionError(f"{self.name}: keep must be above 0, got {self.keep}.")
-        if not 0 <= self.peer < float("inf"):
-            raise OptionError(f"{self.name}: peer must be at least 0, got {self.peer}.")
 
     def start(self, trainee: Trainee) -> Procedure:
         """Gates on the heads of every attention."""
@@ -60,7 +56,7 @@ class PeerDistillation:
         from onnxprune.learn.peers import PeerTraining
 
         places, sites = heads_of(trainee, self.name)
-        at = step_of(self.decide, trainee.training.steps)
+        at = self.decision(trainee.training.steps)
         whole = sum(place.units for place in places)
         count = count_of(self.name, self.keep, whole)
         gates = Gates(places, VOITA, start=0.0, spread=0.01, seed=trainee.seed)

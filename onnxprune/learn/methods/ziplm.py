@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from onnxprune.errors import DataError, OptionError
+from onnxprune.errors import DataError
 from onnxprune.learn.method import Need, Training
+from onnxprune.ranges import above, at_least, check_ranges
 
 if TYPE_CHECKING:
     from onnxprune.learn.procedure import Procedure
@@ -35,20 +36,14 @@ class ZipLM:
     needs: ClassVar[Sequence[Need]] = ("calibration", "samples", "gradients")
     reconstruction: ClassVar[str] = "weights of the three losses are ours; the search is that of goals"
     training: ClassVar[Training] = Training(distill=0.5, temperature=1.0)
-    speedup: float = 2.0
-    rounds: int = 2
-    between: int = 100
-    hidden: float = 1.0
+    speedup: Annotated[float, above(1)] = 2.0
+    rounds: Annotated[int, at_least(1)] = 2
+    between: Annotated[int, at_least(1)] = 100
+    hidden: Annotated[float, at_least(0)] = 1.0
 
     def __post_init__(self) -> None:
         """Reject values out of range."""
-        if not 1 < self.speedup < float("inf"):
-            raise OptionError(f"{self.name}: speedup must be above 1, got {self.speedup}.")
-        for option in ("rounds", "between"):
-            if getattr(self, option) < 1:
-                raise OptionError(f"{self.name}: {option} must be at least 1, got {getattr(self, option)}.")
-        if not 0 <= self.hidden < float("inf"):
-            raise OptionError(f"{self.name}: hidden must be at least 0, got {self.hidden}.")
+        check_ranges(self, self.name)
 
     def targets(self) -> tuple[float, ...]:
         """The speed of every round."""
