@@ -184,6 +184,7 @@ def optimize(
             fidelity=outcome.fidelity,
             goal=_reached(asked, subject, measurements, size_on_disk(destination), carried),
             reports=outcome.reports,
+            warnings=_far_off(outcome.fidelity.score, asked, stated=fidelity is not None),
             notes=(
                 *subject.model.notes,
                 *_loss_notes(subject, outcome.edits),
@@ -240,6 +241,17 @@ def _floor(fidelity: float | Literal["off"] | None, *, free: bool) -> float | No
     if fidelity == "off" or (fidelity is None and free):
         return None
     return DEFAULT_FLOOR if fidelity is None else fidelity
+
+
+def _far_off(score: float, asked: Goal, *, stated: bool) -> tuple[str, ...]:
+    """A warning where no floor was stated and less is left than the one that holds by default."""
+    if stated or asked.metric is not None or score >= DEFAULT_FLOOR:
+        return ()
+    warning = (
+        f"fidelity {score:.4f} is below {DEFAULT_FLOOR}, the floor where neither passes nor a goal are given: outputs "
+        "are not the original's any more. State a floor with --fidelity, ask for less, or train it back with recover."
+    )
+    return (warning,)
 
 
 def _data_note(subject: Subject) -> DataNote:

@@ -53,6 +53,7 @@ class Result:
     Attributes:
         measurements: of the input and the output, one a target; the first that gives figures is what `speedup` tells.
         shape: of every input of the timed run, by name.
+        warnings: what to know before the output is used.
         notes: what loading left out and other remarks.
         forms: other files that the result was written to: static inputs, the ORT format.
         storage: the output with its weights dense and packed; None where none is packed.
@@ -69,6 +70,7 @@ class Result:
     fidelity: Fidelity
     goal: Reached
     reports: tuple[Report, ...]
+    warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     forms: tuple[Form, ...] = ()
     storage: Footprints | None = None
@@ -131,6 +133,7 @@ class Result:
                 }
                 for report in self.reports
             ],
+            "warnings": list(self.warnings),
             "notes": list(self.notes),
             "forms": [form.to_json() for form in self.forms],
             "storage": None if self.storage is None else self.storage.to_json(),

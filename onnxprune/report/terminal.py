@@ -35,6 +35,8 @@ def print_result(result: Result, console: Console) -> None:
             "[yellow]Synthetic inputs[/]: no --data was given, so fidelity is a plausibility check, not accuracy."
         )
     console.print(f"[bold]{result.output}[/] — {_verdict(result)}", soft_wrap=True)
+    for warning in result.warnings:
+        console.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True, highlight=False)
     figures, fidelity = _figures(result), list(_fidelity(result))
     console.print(figures)
     print_measurements(result.measurements, (result.input, result.output), console)
@@ -46,7 +48,7 @@ def print_result(result: Result, console: Console) -> None:
     print_footprints(result.storage, console)
     # The verdict, the table with its head and caption, and the last line.
     shown = 1 + figures.row_count + 2 + len(fidelity) + len(passes) + 1
-    shown += result.data.synthetic + (result.storage is not None) + _measured_lines(result)
+    shown += result.data.synthetic + len(result.warnings) + (result.storage is not None) + _measured_lines(result)
     rest = [
         *skip_lines([skip for report in result.reports for skip in report.reverted], "reverted"),
         *skip_lines([skip for report in result.reports for skip in report.skips], "left alone"),

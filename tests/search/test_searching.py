@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,43 @@ def test_a_goal_out_of_reach_is_exit_code_1_and_says_what_is_left(target: WorkTa
     assert f"would need {asked_ms:.4g} ms, but with all that can be cut gone " in goal["reason"]
     assert goal["reason"].endswith(" ms are left")
     assert out.exists()
+    assert target.timed
+
+
+def test_a_speed_that_ruins_the_outputs_is_met_with_a_warning(target: WorkTarget, tmp_path: Path) -> None:
+    path, data = transformer(tmp_path)
+    page = tmp_path / "page.html"
+    asked = ["optimize", str(path), "--data", str(data), "--speedup", "12", "-o", str(tmp_path / "small.onnx")]
+    told = CliRunner().invoke(main, [*asked, "--html", str(page)], env={"COLUMNS": "300"})
+    document = json.loads(CliRunner().invoke(main, [*asked, "--json"]).stdout)
+    score = document["fidelity"]["score"]
+    assert score < 0.95
+    warning = (
+        f"fidelity {score:.4f} is below 0.95, the floor where neither passes nor a goal are given: outputs are not the "
+        "original's any more. State a floor with --fidelity, ask for less, or train it back with recover."
+    )
+    assert (told.exit_code, document["goal"]["met"], document["warnings"]) == (0, True, [warning])
+    assert told.stdout.count(f"\nwarning: {warning}\n") == 1
+    assert warning in html.unescape(page.read_text(encoding="utf-8"))
+    assert target.timed
+
+
+@pytest.mark.parametrize(
+    "goal",
+    [
+        {"speedup": 1.5},
+        # Whoever states a floor, or that there is none, or what must not fall, knows.
+        {"speedup": 12.0, "fidelity": 0.1},
+        {"speedup": 12.0, "fidelity": "off"},
+        {"speedup": 12.0, "metric": lambda *_: 1.0, "max_drop": 1.0},
+    ],
+)
+def test_no_warning_is_given_of_little_loss_or_of_a_stated_floor(
+    target: WorkTarget, tmp_path: Path, goal: dict[str, Any]
+) -> None:
+    result = search(tmp_path, **goal)
+    assert result.fidelity.score >= 0.95 or len(goal) > 1
+    assert result.warnings == ()
     assert target.timed
 
 

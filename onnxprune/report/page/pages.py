@@ -52,7 +52,7 @@ def result_page(result: Result, data: str | None, command: Sequence[str]) -> Pag
         title=f"onnxprune: {result.input.name} became {result.output.name}",
         verdict=verdict,
         good=result.goal.met if result.goal.asked else None,
-        warnings=[_SYNTHETIC] if result.data.synthetic else [],
+        warnings=[*([_SYNTHETIC] if result.data.synthetic else []), *result.warnings],
         figures=[
             ("file", megabytes(before.size_bytes), megabytes(after.size_bytes), f"{size:.3f} x"),
             ("gzip -1", megabytes(before.gzip_bytes), megabytes(after.gzip_bytes), ""),
