@@ -13,8 +13,11 @@ from onnxprune.graph import constants, numbers, producer
 
 Array = np.ndarray[Any, Any]
 
-# Slots of (integers, scale, zero point) in operators that carry them side by side, and the axis of the scales.
+# Slots of (integers, scale, zero point) in operators that carry them side by side, and the axis of the scales. Where
+# weights are stacked by direction, so are scales: one a direction, or [directions, outputs].
+_STACKED = frozenset({"DynamicQuantizeLSTM"})
 _TRIPLES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
+    "DynamicQuantizeLSTM": ((1, 8, 9, -1), (2, 10, 11, -1)),
     "DynamicQuantizeMatMul": ((1, 2, 3, -1),),
     "MatMulIntegerToFloat": ((1, 3, 5, -1),),
     "QLinearConv": ((3, 4, 5, 0),),
@@ -100,6 +103,8 @@ def _readings(tensor: gs.Tensor) -> Iterator[_Reading | None]:
 def _reading(tensor: gs.Tensor, node: gs.Node, slot: int) -> _Reading | None:
     rank = len(tensor.shape) if tensor.shape is not None else 0
     for place, scale_slot, zero_slot, axis in _TRIPLES.get(node.op, ()):
+        if slot == place and node.op in _STACKED:
+            return _by_direction(_at(node, scale_slot), _at(node, zero_slot))
         if slot == place:
             return _placed(_at(node, scale_slot), _at(node, zero_slot), axis, rank)
     rule, place = _RULES.get(node.op, (None, 0))
@@ -150,6 +155,15 @@ def _placed(step: gs.Constant | None, zero: gs.Constant | None, axis: int, rank:
     scale, offset = _floats(step).ravel(), np.zeros(1) if zero is None else _floats(zero).ravel()
     scale, offset = (part.reshape(sizes if part.size > 1 else [1] * rank) for part in (scale, offset))
     return _Reading(scale, offset, step.name)
+
+
+def _by_direction(step: gs.Constant | None, zero: gs.Constant | None) -> _Reading | None:
+    """Scales and zero points [directions] or [directions, outputs] of weights [directions, inputs, outputs]."""
+    if step is None:
+        return None
+    scale = _floats(step)
+    offset = np.zeros(len(scale)) if zero is None else _floats(zero)
+    return _Reading(*(part.reshape(len(part), 1, -1) for part in (scale, offset)), step.name)
 
 
 def _only_reader(tensor: gs.Tensor, *ops: str) -> gs.Node | None:

@@ -24,6 +24,7 @@ class Call:
         name: of its first output.
         opset: of its domain.
         wanted: which outputs have readers or names.
+        types: of the inputs in the file, `uint4` where torch holds uint8; empty where it is not said.
         floating: the type that all floats of the graph are computed in.
     """
 
@@ -33,6 +34,7 @@ class Call:
     attrs: Mapping[str, Any]
     wanted: tuple[bool, ...]
     floating: torch.dtype
+    types: tuple[str, ...] = ()
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute, or the default."""
@@ -49,6 +51,10 @@ class Call:
     def wants(self, index: int) -> bool:
         """Whether an output is asked for."""
         return index < len(self.wanted) and self.wanted[index]
+
+    def type_of(self, index: int) -> str:
+        """The type of an input in the file, empty where it is not said."""
+        return self.types[index] if index < len(self.types) else ""
 
     def refuse(self, why: str) -> UnsupportedError:
         """What to raise for a form that is not covered."""

@@ -18,6 +18,7 @@ from onnxprune.errors import ModelError
 from onnxprune.graph import constants, numbers
 from onnxprune.grids import Grid, find_grids
 from onnxprune.interface import interface_of
+from onnxprune.learn import control
 from onnxprune.learn.call import Tensor, UnsupportedError
 from onnxprune.learn.conversion import is_float, on_one_device, to_torch
 from onnxprune.learn.quantized import rounded
@@ -223,7 +224,8 @@ class OnnxModule(torch.nn.Module):
 
     def _perform(self, step: Step, env: dict[str, Any], gates: Mapping[Slot, Gate]) -> None:
         if step.operator is None:
-            made = self._branch(step, env, gates) if step.call.op == "If" else self._loop(step, env, gates)
+            given = [env[name] if name else None for name in step.inputs]
+            made = control.TABLE[step.call.op](step.call, given, lambda key, x: self._body(step, key, x, env, gates))
             env.update({name: value for name, value in zip(step.outputs, made, strict=True) if name})
             return
         given = [env[name] if name else None for name in step.inputs]
@@ -237,26 +239,6 @@ class OnnxModule(torch.nn.Module):
             raise ModelError(f"The torch module lacks a form of an operator: {reason}.") from reason
         results = results if isinstance(results, tuple | list) else (results,)
         env.update({name: value for name, value in zip(step.outputs, results, strict=False) if name})
-
-    def _branch(self, step: Step, env: dict[str, Any], gates: Mapping[Slot, Gate]) -> list[Tensor]:
-        holds = bool(env[step.inputs[0]].reshape(-1)[0])
-        return self._body(step, "then_branch" if holds else "else_branch", (), env, gates)
-
-    def _loop(self, step: Step, env: dict[str, Any], gates: Mapping[Slot, Gate]) -> list[Tensor]:
-        """Loop: (most rounds, condition, carried…) -> carried…, and one stack for each further output."""
-        given: list[Any] = [env[name] if name else None for name in step.inputs]
-        rounds, condition = (*given, None, None)[:2]
-        carried = given[2:]
-        count = len(carried)
-        stacks: list[list[Tensor]] = [[] for _ in step.outputs[count:]]
-        at, going = 0, condition is None or bool(condition.reshape(-1)[0])
-        while going and (rounds is None or at < int(rounds.reshape(-1)[0])):
-            made = self._body(step, "body", [torch.tensor(at), torch.tensor(going), *carried], env, gates)
-            going, carried = bool(made[0].reshape(-1)[0]), list(made[1 : 1 + count])
-            for stack, value in zip(stacks, made[1 + count :], strict=True):
-                stack.append(value)
-            at += 1
-        return [*carried, *(torch.stack(stack) if stack else torch.zeros(0) for stack in stacks)]
 
     def _body(
         self, step: Step, key: str, given: Sequence[Tensor], env: dict[str, Any], gates: Mapping[Slot, Gate]

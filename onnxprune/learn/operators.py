@@ -35,10 +35,8 @@ MICROSOFT: dict[str, Operator] = {
     **norms.MICROSOFT,
     **products.MICROSOFT,
     **quantized.MICROSOFT,
+    **recurrent.MICROSOFT,
 }
-
-# Nodes that hold graphs: the module itself runs them.
-BODIES = frozenset({"If", "Loop"})
 
 
 def operator_of(node: gs.Node) -> Operator | None:

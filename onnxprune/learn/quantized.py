@@ -16,17 +16,16 @@ from onnxprune.learn.call import Call, Operator, Tensor, entry, positive
 from onnxprune.learn.layout import looked_up
 from onnxprune.learn.products import activated, convolve
 
-_RANGES: dict[int, tuple[int, int]] = {
-    onnx.TensorProto.UINT8: (0, 255),
-    onnx.TensorProto.INT8: (-128, 127),
-    onnx.TensorProto.UINT16: (0, 65535),
-    onnx.TensorProto.INT16: (-32768, 32767),
-    onnx.TensorProto.UINT4: (0, 15),
-    onnx.TensorProto.INT4: (-8, 7),
+_RANGES = {
+    "int16": (-32768, 32767),
+    "int4": (-8, 7),
+    "int8": (-128, 127),
+    "uint16": (0, 65535),
+    "uint4": (0, 15),
+    "uint8": (0, 255),
 }
 # Axes of GatherBlockQuantized, with their defaults.
 _TABLE_AXES = {"gather_axis": 0, "quantize_axis": 1}
-_OF_TYPE = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
 
 
 def rounded(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -53,15 +52,24 @@ def _spread(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None, default: 
     return step, _along(x, zero.to(call.floating), axis, block)
 
 
-def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+def _quantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None, slot: int = 2) -> Tensor:
+    """Whole numbers of the zero point's type, `slot` being its input."""
     step, offset = _spread(call, x, scale, zero)
-    kind = int(call.get("output_dtype", 0))
-    if zero is not None:
-        low, high = _OF_TYPE.get(zero.dtype, (0, 255))
-    else:
-        low, high = _RANGES.get(kind, (0, 255))
+    low, high = _range(call, zero, slot)
     # Rounded before the zero point is added, so that halves fall as onnx has it.
     return rounded(x / step, low - offset, high - offset) + offset
+
+
+def _range(call: Call, zero: Tensor | None, slot: int) -> tuple[int, int]:
+    """The least and the largest number; torch holds types that it lacks in wider ones, the file knows."""
+    asked = int(call.get("output_dtype", 0))
+    if zero is not None:
+        kind = call.type_of(slot) or str(zero.dtype).removeprefix("torch.")
+    else:
+        kind = str(onnx.helper.tensor_dtype_to_np_dtype(asked)) if asked else "uint8"
+    if kind not in _RANGES:
+        raise call.refuse(f"quantizes to {kind}")
+    return _RANGES[kind]
 
 
 def _dequantize(call: Call, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
@@ -114,16 +122,12 @@ def _dynamic_matmul(call: Call, a: Tensor, b: Tensor, b_scale: Tensor, *rest: Te
     return product if bias is None else product + bias
 
 
-def _requantized(call: Call, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-    return _quantize(call, x, scale, zero)
-
-
 def _linear_matmul(call: Call, *parts: Tensor) -> Tensor:
     """QLinearMatMul: (numbers, scale, zero point) of both operands, scale and zero point of the result."""
     a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero = parts
     left = _shifted(call, a, a_zero, -2) * a_scale
     right = _shifted(call, b, b_zero, -1) * b_scale
-    return _requantized(call, left @ right, y_scale, y_zero)
+    return _quantize(call, left @ right, y_scale, y_zero, slot=7)
 
 
 def _linear_conv(call: Call, *parts: Tensor) -> Tensor:
@@ -133,7 +137,7 @@ def _linear_conv(call: Call, *parts: Tensor) -> Tensor:
     steps = (x_scale * w_scale).reshape(shape) if w_scale.numel() > 1 else (x_scale * w_scale).reshape(())
     total = convolve(call, _shifted(call, x, x_zero, 1), _shifted(call, w, w_zero, 0))
     total = total + bias[0].to(call.floating).reshape(shape) if bias else total
-    return _requantized(call, activated(call, total * steps), y_scale, y_zero)
+    return _quantize(call, activated(call, total * steps), y_scale, y_zero, slot=7)
 
 
 def _nbits(call: Call, x: Tensor, packed: Tensor, scales: Tensor, *rest: Tensor | None) -> Tensor:

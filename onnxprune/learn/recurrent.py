@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from onnxprune.learn.call import Call, Operator, Tensor, entry, ints
+from onnxprune.learn.quantized import dynamic
 
 Cell = Callable[..., tuple[Tensor, ...]]
+Times = Callable[[Tensor], Tensor]
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "affine": lambda x, a=1.0, b=0.0: a * x + b,
@@ -40,13 +43,13 @@ def _activations(call: Call, direction: int, default: list[str]) -> list[Callabl
     return [made(function) for name in own if (function := known[name.lower()]) is not None]
 
 
-def _lstm_cell(call: Call, direction: int, weights: dict[str, Tensor]) -> Cell:
+def _lstm_cell(call: Call, direction: int, times: Times, peeps: Tensor | None) -> Cell:
+    """`times`: from the state to what it adds to the gates."""
     f, g, h = _activations(call, direction, ["Sigmoid", "Tanh", "Tanh"])
-    peeps = weights.get("p")
     coupled = bool(call.get("input_forget", 0))
 
     def step(projected: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, ...]:
-        i, o, forget, c = (projected + state @ weights["r"].T).chunk(4, dim=-1)
+        i, o, forget, c = (projected + times(state)).chunk(4, dim=-1)
         if peeps is not None:
             of_i, of_o, of_f = peeps.chunk(3)
             i, forget = i + of_i * memory, forget + of_f * memory
@@ -59,28 +62,36 @@ def _lstm_cell(call: Call, direction: int, weights: dict[str, Tensor]) -> Cell:
     return step
 
 
-def _gru_cell(call: Call, direction: int, weights: dict[str, Tensor]) -> Cell:
+def _gru_cell(call: Call, direction: int, r: Tensor, bias: Tensor) -> Cell:
     f, g = _activations(call, direction, ["Sigmoid", "Tanh"])
     early = not call.get("linear_before_reset", 0)
-    r_z, r_r, r_h = weights["r"].chunk(3)
-    b_z, b_r, b_h = weights["rb"].chunk(3)
+    r_z, r_r, r_h = r.chunk(3)
+    b_z, b_r, b_h = bias.chunk(3)
 
     def step(projected: Tensor, state: Tensor) -> tuple[Tensor, ...]:
-        z, r, h = projected.chunk(3, dim=-1)
-        z, r = f(z + state @ r_z.T + b_z), f(r + state @ r_r.T + b_r)
-        inner = (r * state) @ r_h.T + b_h if early else r * (state @ r_h.T + b_h)
+        z, reset, h = projected.chunk(3, dim=-1)
+        z, reset = f(z + state @ r_z.T + b_z), f(reset + state @ r_r.T + b_r)
+        inner = (reset * state) @ r_h.T + b_h if early else reset * (state @ r_h.T + b_h)
         return ((1 - z) * g(h + inner) + z * state,)
 
     return step
 
 
-def _rnn_cell(call: Call, direction: int, weights: dict[str, Tensor]) -> Cell:
+def _rnn_cell(call: Call, direction: int, r: Tensor, bias: Tensor) -> Cell:
     (f,) = _activations(call, direction, ["Tanh"])
-    return lambda projected, state: (f(projected + state @ weights["r"].T + weights["rb"]),)
+    return lambda projected, state: (f(projected + state @ r.T + bias),)
+
+
+@dataclass(frozen=True)
+class _Direction:
+    """One way through the steps: what the inputs add to the gates, and the cell."""
+
+    gates: Times
+    cell: Cell
 
 
 def _run(
-    call: Call, cell: Cell, x: Tensor, states: list[Tensor], lengths: list[int] | None, *, back: bool
+    cell: Cell, x: Tensor, states: list[Tensor], lengths: list[int] | None, *, back: bool
 ) -> tuple[Tensor, list[Tensor]]:
     """Steps over projected inputs [steps, batch, gates·hidden]; rows stop at their length."""
     steps = x.shape[0]
@@ -94,53 +105,117 @@ def _run(
         else:
             outputs.append(fresh[0])
             states = list(fresh)
-    del call
     return torch.stack(outputs[::-1] if back else outputs), states
 
 
-def _recurrent(make: Callable[[Call, int, dict[str, Tensor]], Cell], gates: int, held: int) -> Operator:
+def _through(
+    call: Call,
+    x: Tensor,
+    ways: Sequence[_Direction],
+    hidden: int,
+    lengths: Tensor | None,
+    initial: Sequence[Tensor | None],
+) -> Any:
+    """What every direction makes of the inputs, and its states in the end."""
+    batch_first = bool(call.get("layout", 0))
+    x = x.transpose(0, 1) if batch_first else x
+    steps, batch = x.shape[:2]
+    counts = None if lengths is None or all(n == steps for n in ints(lengths)) else ints(lengths)
+    whole, finals = [], []
+    for direction, way in enumerate(ways):
+        states = [
+            torch.zeros(batch, hidden, dtype=x.dtype, device=x.device)
+            if start is None
+            else (start[:, direction] if batch_first else start[direction])
+            for start in initial
+        ]
+        back = direction == 1 or call.get("direction", "forward") == "reverse"
+        out, last = _run(way.cell, way.gates(x), states, counts, back=back)
+        whole.append(out)
+        finals.append(last)
+    y = torch.stack(whole, 1)
+    ends = [torch.stack([last[at] for last in finals]) for at in range(len(initial))]
+    if batch_first:
+        y, ends = y.permute(2, 0, 1, 3), [end.transpose(0, 1) for end in ends]
+    return (y, *ends)[: max(1, len(call.wanted))]
+
+
+def _affine(weight: Tensor, bias: Tensor) -> Times:
+    return lambda x: x @ weight.T + bias
+
+
+def _biases(bias: Tensor | None, direction: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the inputs and of the state."""
+    if bias is None:
+        zeros = torch.zeros(like.shape[1], dtype=like.dtype, device=like.device)
+        return zeros, zeros
+    first, second = bias[direction].chunk(2)
+    return first, second
+
+
+def _lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> Any:
+    bias, lengths, state, memory, peeps = (*rest, *[None] * 5)[:5]
+    ways = []
+    for direction in range(w.shape[0]):
+        of_w, of_r = _biases(bias, direction, w)
+        times = _affine(r[direction], torch.zeros_like(of_r))
+        cell = _lstm_cell(call, direction, times, None if peeps is None else peeps[direction])
+        ways.append(_Direction(_affine(w[direction], of_w + of_r), cell))
+    return _through(call, x, ways, r.shape[2], lengths, [state, memory])
+
+
+def _dynamic_lstm(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> Any:
+    """DynamicQuantizeLSTM: weights are integers [directions, inputs, 4·hidden]; inputs and states become some, too."""
+    bias, lengths, state, memory, peeps, w_scale, w_zero, r_scale, r_zero = (*rest, *[None] * 9)[:9]
+    if lengths is not None and len(set(ints(lengths))) > 1:
+        raise call.refuse("rows of several lengths share one range")
+    ways = []
+    for direction in range(w.shape[0]):
+        of_w, of_r = _biases(bias, direction, x.new_zeros(1, w.shape[2]))
+        inputs, states = (
+            _quantized_times(call, *(None if part is None else part[direction] for part in parts))
+            for parts in ((w, w_scale, w_zero), (r, r_scale, r_zero))
+        )
+        cell = _lstm_cell(call, direction, states, None if peeps is None else peeps[direction])
+        ways.append(_Direction(_shifted(inputs, of_w + of_r), cell))
+    return _through(call, x, ways, r.shape[1], lengths, [state, memory])
+
+
+def _quantized_times(call: Call, weight: Tensor | None, scale: Tensor | None, zero: Tensor | None) -> Times:
+    """The product with integers [inputs, outputs] of what is quantized by its own range."""
+    if weight is None or scale is None:
+        raise call.refuse("weights without a scale")
+    whole = weight.to(call.floating) - (0 if zero is None else zero.to(call.floating))
+
+    def times(x: Tensor) -> Tensor:
+        integers, step, offset = dynamic(x)
+        return ((integers - offset) @ whole) * (step * scale)
+
+    return times
+
+
+def _shifted(times: Times, bias: Tensor) -> Times:
+    return lambda x: times(x) + bias
+
+
+def _plain(make: Callable[[Call, int, Tensor, Tensor], Cell]) -> Operator:
+    """GRU and RNN, whose cells add the state's bias themselves."""
+
     def run(call: Call, x: Tensor, w: Tensor, r: Tensor, *rest: Tensor | None) -> Any:
-        bias, lengths, *initial = (*rest, *[None] * (3 + held))[: 3 + held]
-        peeps = initial.pop() if held == 2 else None
-        hidden = r.shape[2]
-        batch_first = bool(call.get("layout", 0))
-        x = x.transpose(0, 1) if batch_first else x
-        steps, batch = x.shape[:2]
-        counts = None if lengths is None or all(n == steps for n in ints(lengths)) else ints(lengths)
-        whole, finals = [], []
+        bias, lengths, state = (*rest, *[None] * 3)[:3]
+        ways = []
         for direction in range(w.shape[0]):
-            own: dict[str, Tensor] = {"r": r[direction]}
-            wb, rb = torch.zeros(2, gates * hidden, dtype=x.dtype, device=x.device)
-            if bias is not None:
-                wb, rb = bias[direction].chunk(2)
-            own["rb"] = rb
-            if peeps is not None:
-                own["p"] = peeps[direction]
-            # GRU adds the second bias inside its gates.
-            shift = wb + rb if gates == 4 else wb
-            states = [
-                torch.zeros(batch, hidden, dtype=x.dtype, device=x.device)
-                if start is None
-                else (start[:, direction] if batch_first else start[direction])
-                for start in initial[:held]
-            ]
-            back = direction == 1 or call.get("direction", "forward") == "reverse"
-            out, last = _run(
-                call, make(call, direction, own), x @ w[direction].T + shift, states, counts, back=back
-            )  # fmt: skip
-            whole.append(out)
-            finals.append(last)
-        y = torch.stack(whole, 1)
-        ends = [torch.stack([last[at] for last in finals]) for at in range(held)]
-        if batch_first:
-            y, ends = y.permute(2, 0, 1, 3), [end.transpose(0, 1) for end in ends]
-        return (y, *ends)[: max(1, len(call.wanted))]
+            of_w, of_r = _biases(bias, direction, w)
+            ways.append(_Direction(_affine(w[direction], of_w), make(call, direction, r[direction], of_r)))
+        return _through(call, x, ways, r.shape[2], lengths, [state])
 
     return entry(run, 4)
 
 
 TABLE: dict[str, Operator] = {
-    "GRU": _recurrent(_gru_cell, 3, 1),
-    "LSTM": _recurrent(_lstm_cell, 4, 2),
-    "RNN": _recurrent(_rnn_cell, 1, 1),
+    "GRU": _plain(_gru_cell),
+    "LSTM": entry(_lstm, 4),
+    "RNN": _plain(_rnn_cell),
 }
+
+MICROSOFT: dict[str, Operator] = {"DynamicQuantizeLSTM": entry(_dynamic_lstm, 4)}

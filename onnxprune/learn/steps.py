@@ -11,7 +11,8 @@ import torch
 from onnxprune.errors import ModelError
 from onnxprune.graph import walk
 from onnxprune.learn.call import Call, Operator
-from onnxprune.learn.operators import BODIES, operator_of
+from onnxprune.learn.control import TABLE as CONTROL
+from onnxprune.learn.operators import operator_of
 from onnxprune.model import Model
 
 
@@ -21,7 +22,7 @@ class Step:
 
     Attributes:
         key: name of its first output.
-        operator: None for If and Loop, whose bodies the module runs.
+        operator: None for If, Loop and Scan, whose bodies the module runs.
         bodies: steps of the graphs it holds, by attribute.
         given: names of the inputs of each body.
         yields: names of the outputs of each body.
@@ -57,7 +58,7 @@ def steps_of(model: Model, floating: torch.dtype) -> tuple[Step, ...]:
         {
             f"{node.domain}.{node.op}" if node.domain else node.op
             for _, node in walk(graph)
-            if operator_of(node) is None and not (node.op in BODIES and not node.domain)
+            if operator_of(node) is None and not (node.op in CONTROL and node.domain in {None, "", "ai.onnx"})
         }
     )
     if unknown:
@@ -83,6 +84,7 @@ def _step(node: gs.Node, opsets: Mapping[str, int], floating: torch.dtype) -> St
         opset=opsets.get("" if domain == "ai.onnx" else domain, 1),
         attrs={key: value for key, value in node.attrs.items() if key not in bodies},
         wanted=tuple(bool(name) for name in outputs),
+        types=tuple(str(tensor.dtype) if tensor.dtype is not None else "" for tensor in node.inputs),
         floating=floating,
     )
     inputs = [tensor.name for tensor in node.inputs]

@@ -404,6 +404,34 @@ RECURRENT = [
         outputs=3,
         direction="bidirectional",
     ),
+    *(
+        c(
+            "DynamicQuantizeLSTM",
+            r(4, 2, 3),
+            w(ways, 3, 20, dtype=dtype),
+            w(ways, 5, 20, dtype=dtype),
+            r(ways, 40),
+            None,
+            state and r(ways, 2, 5),
+            state and r(ways, 2, 5, seed=1),
+            state and r(ways, 15),
+            r(*scales, low=0.5) / 128,
+            w(*scales, dtype=dtype),
+            r(*scales, low=0.5, seed=1) / 128,
+            w(*scales, dtype=dtype),
+            domain=MS,
+            smooth=False,
+            hidden_size=5,
+            outputs=3,
+            direction=direction,
+        )
+        for ways, direction, dtype, scales, state in (
+            (1, "forward", np.int8, (1,), None),
+            (1, "reverse", np.uint8, (1, 20), True),
+            (2, "bidirectional", np.int8, (2, 20), True),
+            (2, "bidirectional", np.uint8, (2,), None),
+        )
+    ),
     c("GRU", r(4, 2, 3), r(1, 15, 3), r(1, 15, 5), r(1, 30), hidden_size=5, outputs=2),
     c(
         "GRU",
