@@ -12,7 +12,7 @@ KEEP = Range("a share in [0, 1) or a count", share_or_count("[0, 1)", 0).holds)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gated:
+class GateOptions:
     """How gates are learned, and until when.
 
     Attributes:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from onnxprune.learn.deciding import Gated
+from onnxprune.learn.deciding import GateOptions
 from onnxprune.learn.method import Need, Training
 from onnxprune.ranges import at_least, within
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Flop(Gated):
+class Flop(GateOptions):
     """Learn the rank of every linear: pairs of low rank whose components have gates and pay for their size.
 
     Pairs start from the SVD, with as many numbers as the linear has. Where gates are decided, the most open components

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from onnxprune.learn.deciding import KEEP, Gated, count_of
+from onnxprune.learn.deciding import KEEP, GateOptions, count_of
 from onnxprune.learn.method import Need, Training
 from onnxprune.ranges import at_least, within
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadGates(Gated):
+class HeadGates(GateOptions):
     """Learn which attention heads can go; their rows of the output projection are zero in the end.
 
     `remove-dead` then cuts them exactly.

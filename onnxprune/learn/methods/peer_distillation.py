@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from onnxprune.errors import OptionError
-from onnxprune.learn.deciding import KEEP, Gated, count_of
+from onnxprune.learn.deciding import KEEP, GateOptions, count_of
 from onnxprune.learn.method import Need, Training
 from onnxprune.ranges import at_least, within
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PeerDistillation(Gated):
+class PeerDistillation(GateOptions):
     """APD-style, a reconstruction from the abstract: heads go where they are missed least, and peers take over.
 
     Gates choose while weights rest. What closed heads gave is then recycled into the heads that stay, in least squares,
