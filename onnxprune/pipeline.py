@@ -24,7 +24,7 @@ from onnxprune.plan import Edit, plan_files
 from onnxprune.progress import Progress, Turn
 from onnxprune.recipes import followed
 from onnxprune.replaying import apply, check_destination, replay
-from onnxprune.result import DataNote, Reached, Result
+from onnxprune.result import Reached, Result, note_of
 from onnxprune.runtime import Feeds, observe_shapes
 from onnxprune.search.goal import Goal, Metric, read_goal
 from onnxprune.search.reaching import Finish, missed
@@ -176,7 +176,7 @@ def optimize(
             input=path,
             output=destination,
             plan=plan_path,
-            data=_data_note(subject),
+            data=note_of(subject),
             before=_cost(subject.model, path, subject.timed),
             after=_cost(outcome.model, destination, subject.timed),
             measurements=measurements,
@@ -252,17 +252,6 @@ def _far_off(score: float, asked: Goal, *, stated: bool) -> tuple[str, ...]:
         "are not the original's any more. State a floor with --fidelity, ask for less, or train it back with recover."
     )
     return (warning,)
-
-
-def _data_note(subject: Subject) -> DataNote:
-    samples = subject.samples
-    return DataNote(
-        source=samples.source,
-        samples=len(samples.feeds),
-        calibration=len(samples.calibration),
-        held_out=len(samples.held_out),
-        synthetic=samples.synthetic,
-    )
 
 
 def _loss_notes(subject: Subject, edits: Sequence[Edit]) -> tuple[str, ...]:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import spec
-from onnxprune.errors import DataError, ModelError
+from onnxprune.errors import ModelError
 from onnxprune.fidelity import Fidelity
-from onnxprune.judge import Broken, judge
 from onnxprune.latency import Clock
 from onnxprune.learn import require_torch
 from onnxprune.model import Model, load, save
@@ -18,18 +17,15 @@ from onnxprune.packing import unpacked
 from onnxprune.passes import PackWeights, Recover
 from onnxprune.plan import Edit
 from onnxprune.protocol import Pass
-from onnxprune.replaying import check_destination
-from onnxprune.result import DataNote
+from onnxprune.result import DataNote, note_of
 from onnxprune.resuming import trail_of
 from onnxprune.sites import find_sites
 from onnxprune.steps import take
-from onnxprune.subject import Subject, context_for, load_subject
+from onnxprune.subject import Subject, context_for
 from onnxprune.targets.target import parse_target
+from onnxprune.teaching import check_samples, judged, load_teacher, place_for
 
 Progress = Callable[[str], None]
-
-# Training takes many samples; of those held out so many judge.
-_JUDGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,13 +111,10 @@ def recover(
     require_torch("recover")
     one = settings or Recover()
     path, original = Path(candidate), Path(teacher)
-    destination = Path(output) if output is not None else path.with_name(f"{path.stem}.recovered.onnx")
-    check_destination(destination, path)
-    check_destination(destination, original)
-    if data is None and not allow_synthetic:
-        raise DataError("recover: it needs sample inputs. Give --data, or --allow-synthetic to train on made-up ones.")
+    destination = place_for(output, path, "recovered", original)
+    check_samples("recover", data, allow_synthetic=allow_synthetic)
     progress("load and run the original")
-    subject = load_subject(original, data, {}, seed, None, mask, allow_synthetic=allow_synthetic, most_judges=_JUDGES)
+    subject = load_teacher(original, data, seed, mask)
     model, packed = unpacked(load(path))
     _refuse_another(model, path, subject)
     trail = trail_of(original, subject, parse_target("cpu:1"), seed, fresh=fresh)
@@ -139,13 +132,7 @@ def recover(
         teacher=original,
         output=destination,
         settings=spec.format(one),
-        data=DataNote(
-            source=subject.samples.source,
-            samples=len(subject.samples.feeds),
-            calibration=len(subject.samples.calibration),
-            held_out=len(subject.evidence.held_out),
-            synthetic=subject.samples.synthetic,
-        ),
+        data=note_of(subject),
         before=before,
         after=after,
         steps=int(args.get("steps", one.steps)),
@@ -169,10 +156,7 @@ def _taken(
 
 
 def _judged(model: Model, subject: Subject, path: Path) -> Fidelity:
-    try:
-        return judge(model, subject.evidence, lossless=False)
-    except Broken as reason:
-        raise ModelError(f"{path}: it does not stand beside its original: {reason}. Give the right pair.") from reason
+    return judged(model, subject, path, "it does not stand beside its original", "Give the right pair.")
 
 
 def _refuse_another(model: Model, path: Path, subject: Subject) -> None:

@@ -14,6 +14,7 @@ from onnxprune.fidelity import Fidelity
 from onnxprune.footprint import Footprints
 from onnxprune.measurement import Measurement
 from onnxprune.plan import Report
+from onnxprune.subject import Subject
 from onnxprune.targets.timing import Timed
 
 
@@ -26,6 +27,18 @@ class DataNote:
     calibration: int
     held_out: int
     synthetic: bool
+
+
+def note_of(subject: Subject) -> DataNote:
+    """What a job's inputs were."""
+    samples = subject.samples
+    return DataNote(
+        source=samples.source,
+        samples=len(samples.feeds),
+        calibration=len(samples.calibration),
+        held_out=len(subject.evidence.held_out),
+        synthetic=samples.synthetic,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,13 @@ class Subject:
     packed: int = 0
     lessons: Samples | None = None
 
+    @property
+    def measure(self) -> Loss:
+        """The loss, where there are samples to measure it on."""
+        if self.loss is None:
+            raise DataError(f"{self.path}: its loss is measured on sample inputs. Give --data, or --allow-synthetic.")
+        return self.loss
+
 
 def load_subject(
     path: Path,

@@ -11,32 +11,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxprune import spec
-from onnxprune.errors import DataError, ModelError, OptionError
+from onnxprune.errors import OptionError
 from onnxprune.fidelity import Fidelity
 from onnxprune.files import atomic
 from onnxprune.graph import constants, numbers
-from onnxprune.judge import Broken, judge
 from onnxprune.learn import require_torch
 from onnxprune.learn.method import Method, Training
 from onnxprune.learn.methods import METHODS
 from onnxprune.loss import check_loss
 from onnxprune.model import Model, save, to_bytes
-from onnxprune.replaying import check_destination
-from onnxprune.result import DataNote
+from onnxprune.result import DataNote, note_of
 from onnxprune.resuming import Trail, trail_of
 from onnxprune.search.finding import reach
 from onnxprune.search.goal import Goal
 from onnxprune.search.memory import Forgetful
 from onnxprune.search.searcher import Searcher
-from onnxprune.subject import Subject, load_subject
+from onnxprune.subject import Subject
 from onnxprune.targets.target import parse_target
+from onnxprune.teaching import check_samples, judged, load_teacher, place_for
 
 if TYPE_CHECKING:
     from onnxprune.learn.trainee import Search
 
 Progress = Callable[[str], None]
-# Training takes many samples; of those held out so many judge.
-_JUDGES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,14 +170,11 @@ def train_file(
     one, shared = settings_of(method, options) if isinstance(method, str) else (method, training or method.training)
     check_loss(loss)
     path = Path(model)
-    destination = Path(output) if output is not None else path.with_name(f"{path.stem}.trained.onnx")
-    check_destination(destination, path)
-    if data is None and not allow_synthetic:
-        raise DataError("train: it needs sample inputs. Give --data, or --allow-synthetic to train on made-up ones.")
+    destination = place_for(output, path, "trained")
+    check_samples("train", data, allow_synthetic=allow_synthetic)
     progress("load and run the model")
-    subject = load_subject(path, data, {}, seed, loss, mask, allow_synthetic=allow_synthetic, most_judges=_JUDGES)
-    if subject.loss is None:
-        raise DataError("train: it needs sample inputs. Give --data, or --allow-synthetic to train on made-up ones.")
+    subject = load_teacher(path, data, seed, mask, loss)
+    task = subject.measure
     trail = trail_of(path, subject, parse_target("cpu:1"), seed, fresh=fresh)
 
     from onnxprune.learn.trainee import teach
@@ -189,7 +183,7 @@ def train_file(
         one,
         shared,
         subject.model,
-        subject.loss,
+        task,
         subject.samples,
         subject.evidence.probes,
         mask=mask,
@@ -199,10 +193,7 @@ def train_file(
         progress=progress,
     )
     progress("judge and save")
-    try:
-        fidelity = judge(taught.model, subject.evidence, lossless=False)
-    except Broken as reason:
-        raise ModelError(f"{path}: what training made of it cannot stand: {reason}. Try a lower lr.") from reason
+    fidelity = judged(taught.model, subject, path, "what training made of it cannot stand", "Try a lower lr.")
     beside = {destination.with_suffix(ending): content for ending, content in taught.files.items()}
     for place, content in beside.items():
         with atomic(place) as file:
@@ -214,15 +205,9 @@ def train_file(
         output=destination,
         method=spec.format(one),
         training=shared,
-        data=DataNote(
-            source=subject.samples.source,
-            samples=len(subject.samples.feeds),
-            calibration=len(subject.samples.calibration),
-            held_out=len(subject.evidence.held_out),
-            synthetic=subject.samples.synthetic,
-        ),
-        kind=subject.loss.kind,
-        task=subject.loss.what,
+        data=note_of(subject),
+        kind=task.kind,
+        task=task.what,
         loss=(taught.before, taught.after),
         fidelity=fidelity,
         steps=taught.steps,

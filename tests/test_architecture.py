@@ -73,6 +73,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "acceptance",
         "rivalry",
         "subject",
+        "teaching",
         "replaying",
         "steps",
         "suiting",

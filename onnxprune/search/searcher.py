@@ -10,9 +10,7 @@ import numpy as np
 
 from onnxprune import spec
 from onnxprune.calibration import Statistics, collect
-from onnxprune.errors import DataError
 from onnxprune.inputs import Inputs, Source, compare_inputs
-from onnxprune.loss import Loss
 from onnxprune.model import Model, size_on_disk
 from onnxprune.passes import FactorLinear, SparseInt8
 from onnxprune.protocol import Context
@@ -148,7 +146,7 @@ class Searcher:
     @cached_property
     def judge(self) -> Judge:
         """What whole models lose."""
-        return Judge(self.builder.build, self._loss, self.memory, self.budget)
+        return Judge(self.builder.build, self.subject.measure, self.memory, self.budget)
 
     @cached_property
     def latency(self) -> LatencyTable:
@@ -229,12 +227,6 @@ class Searcher:
     def specs(self, choice: Choice) -> tuple[str, ...]:
         """The passes that carry a choice out, in order."""
         return specs_of(self.builder.places, choice, self.builder.factored(choice))
-
-    @property
-    def _loss(self) -> Loss:
-        if self.subject.loss is None:
-            raise DataError("a search needs sample inputs. Give --data.")
-        return self.subject.loss
 
 
 def specs_of(places: Sequence[Place], choice: Choice, model: Model) -> tuple[str, ...]:
