@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import contest, environments, judging, models, results_page, results_picture
-from benchmarks.main_job import machine
 from benchmarks.peak import Peak, gemm_peaks
 from benchmarks.peers import PEERS
+from benchmarks.script import machine
 
 Row = dict[str, Any]
 

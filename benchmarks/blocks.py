@@ -7,27 +7,24 @@ samples only; perplexities are of 256 held-out blocks of 64 tokens. The random c
 calibration samples are drawn with 5 seeds.
 """
 
-import argparse
 import itertools
-import json
 import runpy
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks import blocks_page
-from benchmarks.main_job import machine
+from benchmarks import blocks_page, script
 from onnxprune import spec
 from onnxprune.cosines import mean_cosines
 from onnxprune.data import Samples, load_samples
 from onnxprune.isomorphism import find_layers
 from onnxprune.loss import choose_loss, few
-from onnxprune.merging import RULES, Search
+from onnxprune.merging import Rule, Search
 from onnxprune.model import Model, load, save
 from onnxprune.passes import RemoveBlocks, known
 from onnxprune.plan import Edit
@@ -181,7 +178,7 @@ def merges(subject: Subject) -> list[Row]:
     for group in (2, 3):
         for at in range(len(layers) - group + 1):
             row: Row = {"group": group, "first": at}
-            for rule in RULES:
+            for rule in get_args(Rule):
                 search = Search("merge-blocks", rule, subject.model, subject.sites, context, None)
                 candidate = search.candidate(at, group)
                 if candidate is None:
@@ -212,12 +209,11 @@ def speed(subject: Subject, rounds: int) -> list[Row]:
 
 def main() -> None:
     """Measure and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
+    parser = script.options(__doc__)
     parser.add_argument("--rounds", type=int, default=4, help="timing, in units of 10 s (default: %(default)s)")
-    options = parser.parse_args()
+    options = script.read(parser, None)
     subject = Subject()
-    result: Row = {"machine": machine(), "uncut": subject.perplexity(subject.model)}
+    result: Row = {"machine": script.machine(), "uncut": subject.perplexity(subject.model)}
     for name, measure in (
         ("blocks", lambda: criteria(subject, layers=False)),
         ("layers", lambda: criteria(subject, layers=True)),
@@ -227,10 +223,7 @@ def main() -> None:
     ):
         print(f"{name} …", file=sys.stderr, flush=True)
         result[name] = measure()
-    (options.folder / "blocks.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    page = blocks_page.markdown(result, _SEEDS, _PAPER_SAMPLES)
-    (options.folder / "blocks.md").write_text(page, encoding="utf-8")
-    print(page)
+    script.write(options.folder, "blocks", result, lambda held: blocks_page.markdown(held, _SEEDS, _PAPER_SAMPLES))
 
 
 if __name__ == "__main__":

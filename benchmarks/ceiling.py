@@ -8,17 +8,13 @@ stands as exported (fp32), after the default pipeline less `streamline`, and aft
 race. Shares are of onnxruntime's own profile, medians of each operator's time; profiling costs every operator some.
 """
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ceiling_page, contenders, models, paired, tasks
-from benchmarks.main_job import machine
+from benchmarks import ceiling_page, contenders, models, paired, script, tasks
 from benchmarks.peak import Peak, best, gemm_peaks
 from onnxprune import bench
 from onnxprune.cost import macs
@@ -104,20 +100,13 @@ def optimized(name: str, folder: Path) -> dict[str, Path]:
 
 def main(arguments: list[str]) -> None:
     """Measure what is asked for and is not there yet; write both files after each model."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names start so")
-    parser.add_argument("--rounds", type=int, default=60, help="timed runs of each file (default 60)")
+    parser = script.options(__doc__, rounds=60, models=True)
     parser.add_argument("--files", type=Path, help="folder for the optimized models, kept between runs")
     parser.add_argument("--make", action="store_true", help="make the files of --files and measure nothing")
     parser.add_argument("--fresh", action="store_true", help="measure again what the .json holds")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "ceiling.json"
+    asked = script.read(parser, arguments)
     wanted = [name for name in MODELS if name.startswith(tuple(asked.only))]
-    kept: dict[str, Row] = {}
-    if target.exists():
-        kept = {row["model"]: row for row in json.loads(target.read_text(encoding="utf-8"))["models"]}
+    kept = {row["model"]: row for row in script.held(asked.folder, "ceiling").get("models", ())}
     if asked.make:
         if asked.files is None:
             parser.error("--make needs --files")
@@ -138,13 +127,11 @@ def main(arguments: list[str]) -> None:
             print(f"{name} …", file=sys.stderr, flush=True)
             kept[name] = measured(name, folder, asked.rounds, peaks)
             result = {
-                "machine": machine(), "threads": 1, "rounds": asked.rounds,
+                "machine": script.machine(), "threads": 1, "rounds": asked.rounds,
                 "peaks": {operator: asdict(peak) for operator, peak in peaks.items()},
                 "models": [kept[each] for each in MODELS if each in kept],
             }  # fmt: skip
-            target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            page = ceiling_page.markdown(json.loads(target.read_text(encoding="utf-8")))
-            target.with_suffix(".md").write_text(page, encoding="utf-8")
+            script.write(asked.folder, "ceiling", result, ceiling_page.markdown)
 
 
 if __name__ == "__main__":

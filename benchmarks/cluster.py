@@ -22,7 +22,7 @@ from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
 
-from benchmarks.main_job import machine
+from benchmarks.script import machine
 from benchmarks.tables import table
 from onnxprune.store import FOLDER_VARIABLE, Store
 from onnxprune.sweeping import Sweep, sweep

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import models, tasks
-from benchmarks.main_job import machine
+from benchmarks.script import machine
 from benchmarks.tables import table
 from onnxprune.report.plotting import draw
 from onnxprune.runtime import open_session

@@ -7,8 +7,6 @@ FILE is MiniLM after the default pipeline less `streamline` (`python -m benchmar
 beside the file itself in a race of its own.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,8 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from benchmarks import paired, tasks
-from benchmarks.main_job import machine
+from benchmarks import paired, script, tasks
 from benchmarks.sessions import open_session
 from benchmarks.tables import table
 
@@ -289,22 +286,21 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Race what is asked for and is not there yet; write both files after each race."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__, rounds=40)
     parser.add_argument("file", type=Path, help="MiniLM in int8")
-    parser.add_argument("--rounds", type=int, default=40, help="timed runs of each file (default 40)")
     parser.add_argument("--only", nargs="+", default=list(FORMS), metavar="NAME", help="these forms")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
-    asked = parser.parse_args(arguments)
-    target = asked.folder / "fused.json"
-    kept = json.loads(target.read_text(encoding="utf-8"))["forms"] if target.exists() else []
-    rows = {row["form"]: row for row in kept}
+    asked = script.read(parser, arguments)
+    rows = {row["form"]: row for row in script.held(asked.folder, "fused").get("forms", ())}
     for name in asked.only:
         if name in rows:
             continue
         rows[name] = raced(asked.file, name, asked.rounds)
-        result = {"machine": machine(), "rounds": asked.rounds, "forms": [rows[form] for form in FORMS if form in rows]}
-        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        result = {
+            "machine": script.machine(),
+            "rounds": asked.rounds,
+            "forms": [rows[form] for form in FORMS if form in rows],
+        }
+        script.write(asked.folder, "fused", result, markdown)
 
 
 if __name__ == "__main__":

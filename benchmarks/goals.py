@@ -8,10 +8,8 @@ the searched model's speed, in int8; each is raced alone against the original. M
 beside onnxruntime's, Olive's and onnxsim's files. Files that lie in FOLDER already are not made again.
 """
 
-import argparse
 import itertools
 import json
-import os
 import runpy
 import sys
 import tempfile
@@ -22,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import contenders, models, paired, tasks
+from benchmarks import contenders, models, paired, script, tasks
 from benchmarks.contenders import Attempt
 from benchmarks.goals_page import markdown
-from benchmarks.main_job import machine
 from benchmarks.measure import Measured
 from onnxprune import spec, validate
 from onnxprune.model import save
@@ -208,17 +205,13 @@ def _quality(folder: Path, path: Path, file: Path, data: Path | None) -> Row:
 
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__, rounds=100)
     parser.add_argument("--only", choices=("gpt", "encoder"))
     parser.add_argument("--work", type=Path, help="where files are kept; a temporary folder by default")
     parser.add_argument("--seeds", type=int, default=3, help="of the fixture's calibration blocks (default 3)")
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "goals.json"
-    result: Row = json.loads(target.read_text()) if asked.only and target.exists() else {}
-    result |= {"machine": machine(), "rounds": asked.rounds}
+    asked = script.read(parser, arguments)
+    result = script.held(asked.folder, "goals") if asked.only else {}
+    result |= {"machine": script.machine(), "rounds": asked.rounds}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(asked.work or temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -226,8 +219,7 @@ def main(arguments: list[str]) -> int:
             result["gpt"] = gpt(folder, asked.rounds, asked.seeds)
         if asked.only != "gpt":
             result["encoder"] = encoder(folder, asked.rounds)
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+    script.write(asked.folder, "goals", result, markdown)
     return 0
 
 

@@ -7,9 +7,6 @@ Writes `growth.json` after each size, and `growth.md` from it; sizes that the .j
 `quantize_dynamic` on the same file. One thread.
 """
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -17,8 +14,7 @@ from typing import Any
 
 import onnx
 
-from benchmarks import contenders, tables
-from benchmarks.main_job import machine
+from benchmarks import contenders, script, tables
 from benchmarks.scaling import transformer
 
 Row = dict[str, Any]
@@ -82,22 +78,18 @@ def _cells(row: Row) -> list[str]:
 
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__)
     parser.add_argument("--most", type=int, default=max(SIZES), help="million parameters at most (default 300)")
     parser.add_argument("--fresh", action="store_true", help="measure again what the .json holds")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "growth.json"
-    held: list[Row] = json.loads(target.read_text())["rows"] if target.exists() and not asked.fresh else []
+    asked = script.read(parser, arguments)
+    held: list[Row] = [] if asked.fresh else script.held(asked.folder, "growth").get("rows", [])
     for millions, (layers, width) in SIZES.items():
         if millions > asked.most or any(row["parameters"] == layers * 12 * width * width for row in held):
             continue
         with tempfile.TemporaryDirectory() as folder:
             held += measured(millions, Path(folder))
-        result = {"machine": machine(), "rows": sorted(held, key=lambda row: row["parameters"])}
-        target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+        result = {"machine": script.machine(), "rows": sorted(held, key=lambda row: row["parameters"])}
+        script.write(asked.folder, "growth", result, markdown)
     return 0
 
 

@@ -5,20 +5,13 @@
 Writes `main_job.json`, and `main_job.md` from it. A contender that fails is a row with its error.
 """
 
-import argparse
-import json
-import os
-import platform
 import sys
 import tempfile
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks import contenders, models, paired, tables, tasks
+from benchmarks import contenders, models, paired, script, tables, tasks
 from benchmarks.contenders import Attempt
 
 # The models whose promises are figures; for the others it is that they go through.
@@ -154,22 +147,6 @@ def _check(what: str, came: Any, holds: bool) -> Row:
     return {"what": what, "came": came, "holds": bool(holds)}
 
 
-def machine() -> Row:
-    """Return what the figures were taken on."""
-    cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    facts = dict(line.split(":", 1) for line in cpu.split("\n\n", 1)[0].splitlines() if ":" in line)
-    stripped = {key.strip(): value.strip() for key, value in facts.items()}
-    flags = stripped.get("flags", "").split()
-    packages = ("onnxprune", "onnxruntime", "onnx", "torch", "transformers", "numpy")
-    return {
-        "cpu": stripped.get("model name", platform.processor()),
-        "cores": os.cpu_count(),
-        "int8_instructions": [flag for flag in ("avx2", "avx512_vnni", "avx_vnni", "amx_int8") if flag in flags],
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-    }
-
-
 def measured(names: list[str], rounds: int) -> Row:
     """Return the results of the models named; one that cannot be measured is there with its error."""
     results: list[Row] = []
@@ -182,32 +159,15 @@ def measured(names: list[str], rounds: int) -> Row:
             except Exception as error:  # noqa: BLE001 - one model must not stop the others; its error is its row
                 failed = _check("measured", f"{type(error).__name__}: {error}", False)
                 results.append({"model": name, "rows": [], "checks": [failed]})
-    return {"machine": machine(), "rounds": rounds, "threads": 1, "models": results}
+    return {"machine": script.machine(), "rounds": rounds, "threads": 1, "models": results}
 
 
 def main(arguments: list[str]) -> int:
     """Measure, write both files, and return 1 if a check does not hold."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names start so")
-    parser.add_argument("--rounds", type=int, default=100, help="timed runs of each file (default 100)")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
-    asked = parser.parse_args(arguments)
-    # One BLAS thread: the tools are measured at one thread, and results repeat.
-    os.environ["OMP_NUM_THREADS"] = "1"
+    asked = script.read(script.options(__doc__, rounds=100, models=True), arguments)
     result = measured([name for name in models.MODELS if name.startswith(tuple(asked.only))], asked.rounds)
-    text = json.dumps(result, indent=1, default=_plain)
-    (asked.folder / "main_job.json").write_text(text + "\n", encoding="utf-8")
-    (asked.folder / "main_job.md").write_text(tables.main_job(json.loads(text)), encoding="utf-8")
-    missed = [(model["model"], check) for model in result["models"] for check in model["checks"] if not check["holds"]]
-    for name, check in missed:
-        print(f"{name}: {check['what']}: {check['came']}", file=sys.stderr)
-    return 1 if missed else 0
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(type(value).__name__)
+    script.write(asked.folder, "main_job", result, tables.main_job)
+    return script.missed_of(result["models"])
 
 
 if __name__ == "__main__":

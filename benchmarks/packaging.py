@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.main_job import machine
+from benchmarks.script import machine
 from benchmarks.tables import table
 
 _ROOT = Path(__file__).parents[1]

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import papers_gates, papers_masks, papers_oneshot
-from benchmarks.main_job import machine
 from benchmarks.papers_page import markdown
 from benchmarks.papers_row import Row
+from benchmarks.script import machine
 
 # Where each module's figures are kept, so that rows can be measured side by side.
 HOMES: Mapping[str, tuple[Row, ...]] = {

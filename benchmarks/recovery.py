@@ -8,10 +8,8 @@ lie in FOLDER already, with their plans, are measured as they are; what is missi
 where it was.
 """
 
-import argparse
 import itertools
 import json
-import os
 import shutil
 import sys
 from dataclasses import asdict
@@ -20,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import models, packages, paired, tables, tasks
+from benchmarks import models, packages, paired, script, tables, tasks
 from benchmarks.gpt import FIXTURE, held_out_perplexity, training_file
-from benchmarks.main_job import machine
 from benchmarks.recovery_data import training_file as definitions
 from onnxprune import apply, optimize, recover
 from onnxprune.passes import Recover
@@ -265,16 +262,11 @@ def _spent(found: list[Row]) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__, rounds=80)
     parser.add_argument("--only", choices=("encoder", "gpt", "scores"))
-    parser.add_argument("--rounds", type=int, default=80)
     parser.add_argument("--made", type=Path, default=packages.cache_folder("recovery"))
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "recovery.json"
-    result: Row = json.loads(target.read_text()) if target.exists() else {}
-    result |= {"machine": machine()}
+    asked = script.read(parser, arguments)
+    result = script.held(asked.folder, "recovery") | {"machine": script.machine()}
     parts = {
         "scores": scores,
         "gpt": lambda: gpt(asked.made),
@@ -285,8 +277,7 @@ def main(arguments: list[str]) -> int:
             result[name] = run()
             if name == "encoder":
                 result["rounds"] = asked.rounds
-            target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+            script.write(asked.folder, "recovery", result, markdown)
     return 0
 
 

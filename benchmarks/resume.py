@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.main_job import machine
+from benchmarks.script import machine, write
 from benchmarks.tables import table
 from onnxprune.plan import read_plan
 from onnxprune.store import Store
@@ -47,8 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         with tempfile.TemporaryDirectory() as folder:
             result = measured(Path(folder), options.kills, options.seed)
-    (options.folder / "resume.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.folder / "resume.md").write_text(page(result))
+    write(options.folder, "resume", result, page)
 
 
 def measured(folder: Path, kills: int, seed: int) -> Row:

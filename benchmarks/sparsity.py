@@ -7,9 +7,7 @@ float so that weights alone differ; ratios of perplexities with intervals over b
 packed by `pack-weights`. Nothing here is timed but what the encoder's own report says of its file.
 """
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -20,8 +18,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 import onnxprune
-from benchmarks import models, packages, sparsity_page, tasks
-from benchmarks.main_job import machine
+from benchmarks import models, packages, script, sparsity_page, tasks
 from benchmarks.sessions import open_session
 from fixtures.text import split, synsets
 from onnxprune import spec
@@ -279,15 +276,12 @@ def _measured(only: str | None, forms: Sequence[str] | None, before: Row) -> Row
 
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__)
     parser.add_argument("--only", choices=("solvers", "curve", "encoder"))
     parser.add_argument("--form", choices=(*_CURVE, *_ENCODERS), action="append", help="these rows; others stay")
     parser.add_argument("--join", type=Path, nargs="+", default=[], help="take over rows of other runs' JSON files")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "sparsity.json"
-    result: Row = json.loads(target.read_text()) if (asked.only or asked.join) and target.exists() else {}
+    asked = script.read(parser, arguments)
+    result = script.held(asked.folder, "sparsity") if asked.only or asked.join else {}
     for other in asked.join:
         joined = json.loads(other.read_text())
         for part, known_forms in (("curve", _CURVE), ("encoder", _ENCODERS)):
@@ -295,9 +289,8 @@ def main(arguments: list[str]) -> int:
                 joined[part] = _merged(result.get(part, []), joined[part], known_forms)
         result |= joined
     if not asked.join:
-        result |= {"machine": machine()} | _measured(asked.only, asked.form, result)
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    target.with_suffix(".md").write_text(sparsity_page.markdown(result), encoding="utf-8")
+        result |= {"machine": script.machine()} | _measured(asked.only, asked.form, result)
+    script.write(asked.folder, "sparsity", result, sparsity_page.markdown)
     return 0
 
 

@@ -5,9 +5,6 @@
 Writes `static.json`, and `static.md` from it. Sample inputs are never those that are scored.
 """
 
-import argparse
-import json
-import os
 import sys
 import tempfile
 from dataclasses import asdict
@@ -18,9 +15,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from benchmarks import contenders, images, models, ocr, paired, tables, tasks
+from benchmarks import contenders, images, models, ocr, paired, script, tables, tasks
 from benchmarks.contenders import Attempt
-from benchmarks.main_job import machine
 
 Row = dict[str, Any]
 Feeds = list[dict[str, NDArray[Any]]]
@@ -207,31 +203,18 @@ def _short(value: Any) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure, write both files, and return 1 if a check does not hold."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names start so")
-    parser.add_argument("--rounds", type=int, default=100, help="timed runs of each file (default 100)")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "static.json"
-    known = json.loads(target.read_text(encoding="utf-8"))["models"] if target.exists() else []
-    found = {model["model"]: model for model in known}
-    result: Row = {}
+    asked = script.read(script.options(__doc__, rounds=100, models=True), arguments)
+    found = {model["model"]: model for model in script.held(asked.folder, "static").get("models", ())}
     with tempfile.TemporaryDirectory() as folder:
         for name in STATIC:
             if name.startswith(tuple(asked.only)):
                 print(f"{name} …", file=sys.stderr, flush=True)
                 found[name] = measured(name, Path(folder), asked.rounds)
                 # After each model: the next one may take minutes.
-                models_done = [found[each] for each in STATIC if each in found]
-                result = {"machine": machine(), "rounds": asked.rounds, "models": models_done}
-                text = json.dumps(result, indent=1, default=float)
-                target.write_text(text + "\n", encoding="utf-8")
-                target.with_suffix(".md").write_text(markdown(json.loads(text)), encoding="utf-8")
-    missed = [(model["model"], check) for model in result["models"] for check in model["checks"] if not check["holds"]]
-    for name, check in missed:
-        print(f"{name}: {check['what']}: {check['came']}", file=sys.stderr)
-    return 1 if missed else 0
+                done = [found[each] for each in STATIC if each in found]
+                result = {"machine": script.machine(), "rounds": asked.rounds, "models": done}
+                script.write(asked.folder, "static", result, markdown)
+    return script.missed_of([found[each] for each in STATIC if each in found])
 
 
 if __name__ == "__main__":

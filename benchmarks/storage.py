@@ -6,9 +6,7 @@ FOLDER is where onnxruntime-web (by npm) or an older onnxruntime (by pip, in an 
 first use; of --files, where models are kept between runs. Writes `storage.json`, and `storage.md` from it.
 """
 
-import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,8 +24,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 import onnxprune
-from benchmarks import contenders, models, paired, storage_page, tasks
-from benchmarks.main_job import machine
+from benchmarks import contenders, models, paired, script, storage_page, tasks
 from benchmarks.sessions import open_session
 from fixtures.score import FIXTURES
 from onnxprune.targets.residence import measure_residence
@@ -248,15 +245,11 @@ def _answers(answer: Row) -> Row:
 
 def main(arguments: list[str]) -> int:
     """Measure, write both files, and return 1 if a check does not hold."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[""], metavar="PREFIX", help="models whose names start so")
-    parser.add_argument("--rounds", type=int, default=200, help="timed runs of each file (default 200)")
+    parser = script.options(__doc__, rounds=200, models=True)
     parser.add_argument("--web", type=Path, help="folder for onnxruntime-web; left out without it")
     parser.add_argument("--older", type=Path, help="folder for an older onnxruntime; left out without it")
     parser.add_argument("--files", type=Path, help="folder for the models, kept between runs")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    asked = script.read(parser, arguments)
     rows: list[Row] = []
     for subject in subjects():
         if not subject.name.startswith(tuple(asked.only)):
@@ -268,15 +261,10 @@ def main(arguments: list[str]) -> int:
                 place = Path(scratch if asked.files is None else asked.files / name)
                 place.mkdir(parents=True, exist_ok=True)
                 rows.append(measured(subject, form, specs, place, asked.rounds, asked))
-    result = {"machine": machine(), "rows": rows}
+    result = {"machine": script.machine(), "rows": rows}
     result["checks"] = storage_page.checks(rows)
-    text = json.dumps(result, indent=1)
-    (asked.folder / "storage.json").write_text(text + "\n", encoding="utf-8")
-    (asked.folder / "storage.md").write_text(storage_page.page(json.loads(text)), encoding="utf-8")
-    missed = [check for check in result["checks"] if not check["holds"]]
-    for check in missed:
-        print(f"{check['what']}: {check['came']}", file=sys.stderr)
-    return 1 if missed else 0
+    script.write(asked.folder, "storage", result, storage_page.page)
+    return script.missed(("", check) for check in result["checks"])
 
 
 if __name__ == "__main__":

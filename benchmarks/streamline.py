@@ -8,17 +8,14 @@ machine need be idle for the race only; files in the folder are kept. Fidelity i
 inputs.
 """
 
-import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks import models, paired, tasks
+from benchmarks import models, paired, script, tasks
 from benchmarks.ceiling import optimized
-from benchmarks.main_job import machine
 from benchmarks.tables import table
 from onnxprune.data import load_samples
 from onnxprune.fidelity import compare
@@ -114,13 +111,10 @@ def _ratio(one: Row) -> str:
 
 def main(arguments: list[str]) -> None:
     """Make what is not there, race it, and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__, rounds=100)
     parser.add_argument("--files", type=Path, help="folder for the optimized models, kept between runs")
     parser.add_argument("--make", action="store_true", help="make the files of --files and their fidelity; no race")
-    parser.add_argument("--rounds", type=int, default=100, help="timed runs of each file (default 100)")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent, help="where the results go")
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    asked = script.read(parser, arguments)
     if asked.make and asked.files is None:
         parser.error("--make needs --files")
     with tempfile.TemporaryDirectory() as scratch:
@@ -138,9 +132,8 @@ def main(arguments: list[str]) -> None:
         if asked.make:
             return
         rows = [row | {"fidelity": scores[row["model"]]} for row in raced(files, asked.rounds)]
-    result = {"machine": machine(), "rounds": asked.rounds, "models": rows, "checks": checks(rows)}
-    (asked.folder / "streamline.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (asked.folder / "streamline.md").write_text(page(result), encoding="utf-8")
+    result = {"machine": script.machine(), "rounds": asked.rounds, "models": rows, "checks": checks(rows)}
+    script.write(asked.folder, "streamline", result, page)
 
 
 if __name__ == "__main__":

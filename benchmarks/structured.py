@@ -7,10 +7,8 @@ that no task uses; the correlation of pairwise similarities with the original is
 fixture: perplexity of held-out text for half of all heads and neurons, the same counts for every score.
 """
 
-import argparse
 import itertools
 import json
-import os
 import runpy
 import sys
 import tempfile
@@ -21,8 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks import contenders, models, paired, tables, tasks
-from benchmarks.main_job import machine
+from benchmarks import contenders, models, paired, script, tables, tasks
 from benchmarks.sessions import open_session
 
 _ENCODER = "minilm-torchscript-eager"
@@ -168,22 +165,17 @@ def markdown(result: Row) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__, rounds=100)
     parser.add_argument("--only", choices=("encoder", "gpt"))
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    asked = parser.parse_args(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"
-    target = asked.folder / "structured.json"
-    result: Row = json.loads(target.read_text()) if asked.only and target.exists() else {}
-    result |= {"machine": machine(), "rounds": asked.rounds}
+    asked = script.read(parser, arguments)
+    result = script.held(asked.folder, "structured") if asked.only else {}
+    result |= {"machine": script.machine(), "rounds": asked.rounds}
     with tempfile.TemporaryDirectory() as folder:
         if asked.only != "gpt":
             result["encoder"] = encoder(Path(folder), asked.rounds)
         if asked.only != "encoder":
             result["gpt"] = gpt(Path(folder))
-    target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+    script.write(asked.folder, "structured", result, markdown)
     return 0
 
 

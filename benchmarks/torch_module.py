@@ -7,7 +7,6 @@ in float64 says how far rounding alone carries each of them. Gradients are not l
 against finite differences by the tests.
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import models, tables, tasks
-from benchmarks.main_job import machine
+from benchmarks import models, script, tables, tasks
 from onnxprune.data import load_samples
 from onnxprune.errors import OnnxPruneError
 from onnxprune.learn.module import OnnxModule, changed
@@ -109,18 +107,14 @@ def markdown(result: Row) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure and write both files."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = script.options(__doc__)
     parser.add_argument("--only")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent)
-    asked = parser.parse_args(arguments)
-    target = asked.folder / "torch_module.json"
-    result: Row = json.loads(target.read_text()) if target.exists() else {"models": {}}
-    result["machine"] = machine()
+    asked = script.read(parser, arguments)
+    result = {"models": {}} | script.held(asked.folder, "torch_module") | {"machine": script.machine()}
     for name, (path, data) in sources().items():
         if asked.only in {None, name}:
             result["models"][name] = measured(path, data)
-            target.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-            target.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+            script.write(asked.folder, "torch_module", result, markdown)
     return 0
 
 
