@@ -163,7 +163,7 @@ def _by_direction(step: gs.Constant | None, zero: gs.Constant | None) -> _Readin
         return None
     scale = _floats(step)
     offset = np.zeros(len(scale)) if zero is None else _floats(zero)
-    return _Reading(*(part.reshape(len(part), 1, -1) for part in (scale, offset)), step.name)
+    return _Reading(scale.reshape(len(scale), 1, -1), offset.reshape(len(offset), 1, -1), step.name)
 
 
 def _only_reader(tensor: gs.Tensor, *ops: str) -> gs.Node | None:

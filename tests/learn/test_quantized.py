@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -16,6 +14,7 @@ from onnxprune.errors import ModelError
 from onnxprune.grids import find_grids
 from onnxprune.learn.module import OnnxModule, write_back
 from onnxprune.model import Model, to_bytes
+from onnxprune.runtime import open_session
 from tests import graphs
 from tests.graphs import info, node
 from tests.learn.cases import MS, r, w
@@ -23,17 +22,18 @@ from tests.learn.test_module import deviation, model_of
 
 Array = np.ndarray[Any, Any]
 TYPES = {
-    TensorProto.INT4: np.dtype(ml_dtypes.int4),
-    TensorProto.UINT4: np.dtype(ml_dtypes.uint4),
-    TensorProto.INT8: np.dtype(np.int8),
-    TensorProto.UINT8: np.dtype(np.uint8),
-    TensorProto.INT16: np.dtype(np.int16),
-    TensorProto.UINT16: np.dtype(np.uint16),
+    "INT4": (-(2**3), 2**3 - 1),
+    "UINT4": (0, 2**4 - 1),
+    "INT8": (-(2**7), 2**7 - 1),
+    "UINT8": (0, 2**8 - 1),
+    "INT16": (-(2**15), 2**15 - 1),
+    "UINT16": (0, 2**16 - 1),
 }
 
 
-def there_and_back(kind: int, zero: int | None, *, by_attribute: bool = False) -> onnx.ModelProto:
+def there_and_back(name: str, zero: int | None, *, by_attribute: bool = False) -> onnx.ModelProto:
     """Floats as integers of a type, and as floats again."""
+    kind = TensorProto.DataType.Value(name)
     stored = [numpy_helper.from_array(np.array(0.5, np.float32), "scale")]
     extra = []
     if zero is not None:
@@ -48,11 +48,10 @@ def there_and_back(kind: int, zero: int | None, *, by_attribute: bool = False) -
     return proto
 
 
-@pytest.mark.parametrize("kind", TYPES, ids=[str(dtype) for dtype in TYPES.values()])
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("form", ["zero point", "zero point and attribute", "attribute"])
-def test_a_type_clips_at_its_own_ends(kind: int, form: str) -> None:
-    info_ = ml_dtypes.iinfo(TYPES[kind])
-    low, high = int(info_.min), int(info_.max)
+def test_a_type_clips_at_its_own_ends(kind: str, form: str) -> None:
+    low, high = TYPES[kind]
     zero = None if form == "attribute" else low + 3
     proto = there_and_back(kind, zero, by_attribute="attribute" in form)
     x = np.array([-1e6, -0.5, 0.0, 1.0, 1e6], np.float32)
@@ -61,12 +60,12 @@ def test_a_type_clips_at_its_own_ends(kind: int, form: str) -> None:
     wanted = [(low - at) / 2, max(-0.5, (low - at) / 2), 0.0, 1.0, (high - at) / 2]
     with torch.no_grad():
         assert OnnxModule(model_of(proto))({"x": x})["y"].tolist() == wanted
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    assert session.run(None, {"x": x})[0].tolist() == wanted
+    # Optimized, onnxruntime makes unsigned numbers of signed ones and trips over the attribute.
+    assert open_session(model_of(proto), level="none").run({"x": x})["y"].tolist() == wanted
 
 
 def test_a_type_without_a_range_is_refused_by_name() -> None:
-    module = OnnxModule(model_of(there_and_back(TensorProto.FLOAT8E4M3FN, None, by_attribute=True)))
+    module = OnnxModule(model_of(there_and_back("FLOAT8E4M3FN", None, by_attribute=True)))
     with pytest.raises(ModelError) as told:
         module({"x": np.zeros(5, np.float32)})
     assert str(told.value) == (
