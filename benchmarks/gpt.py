@@ -22,6 +22,11 @@ def held_out_perplexity(path: Path) -> float:
     return score
 
 
+def export(model: Any, path: Path) -> None:
+    """Write a torch model of that kind as the fixture's own script does: tokens in, logits out, sizes dynamic."""
+    runpy.run_path(str(FIXTURE / "make.py"))["export"](model, path)
+
+
 def training_file() -> Path:
     """Return an `.npz` of blocks [12000, 64] of training text, made on first use; held-out glosses are not among it."""
     target = packages.cache_folder("calibration") / "gloss-gpt-recovery.npz"

@@ -5,14 +5,13 @@ so that the model's own head answers and nothing is added to the graph.
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import packages
+from benchmarks import glosses
 from benchmarks.gpt import FIXTURE
 from onnxprune import train
 from onnxprune.bitmasks import masked, weights_digest
@@ -104,36 +103,26 @@ def accuracy(path: Path) -> float:
 
 def samples() -> tuple[Path, Path]:
     """(3000 samples to train on, 1000 held out), made on first use."""
-    places = [packages.cache_folder("calibration") / f"gloss-cloze-{part}.npz" for part in ("training", "test")]
-    if not all(place.exists() for place in places):
-        ids, labels = _definitions()
-        order = np.random.default_rng(0).permutation(len(ids))[: _TRAINING + _TEST]
-        for place, rows in zip(places, (order[_TEST:], order[:_TEST]), strict=True):
-            arrays: dict[str, Any] = {"input_ids": ids[rows], "labels": labels[rows]}
-            with packages.written(place) as partial:
-                np.savez(partial, **arrays)
-    return places[0], places[1]
+    return glosses.parts("gloss-cloze", _TEST, _samples)
 
 
-def _definitions() -> tuple[Array, Array]:
+def _samples() -> dict[str, Array]:
     """input_ids [n, 16] and labels [n, 16], which are -100 but at the end."""
-    from tokenizers import Tokenizer
+    texts, classes = glosses.definitions()
+    from text import NOUN_FILES
 
-    sys.path.append(str(FIXTURE.parent))
-    from text import NOUN_FILES, definitions
-
-    tokenizer = Tokenizer.from_file(str(FIXTURE / "tokenizer.json"))
+    tokenizer = glosses.tokenizer()
     end = tokenizer.token_to_id("<|end|>")
     words: list[int] = []
     for name in NOUN_FILES.values():
         words.append(next(token for token in tokenizer.encode(f" {name}").ids if token not in words))
-    texts, classes = definitions(packages.debian("wordnet-base") / "usr/share/wordnet")
     begun = [one.ids[: _LENGTH - 1] for one in tokenizer.encode_batch(texts)]
     kept = [(ids, label) for ids, label in zip(begun, classes, strict=True) if len(ids) == _LENGTH - 1]
     ids = np.array([[*one, end] for one, _ in kept], np.int64)
     labels = np.full(ids.shape, _NOWHERE, np.int64)
     labels[:, -1] = np.array(words)[[int(label) for _, label in kept]]
-    return ids, labels
+    order = np.random.default_rng(0).permutation(len(ids))[: _TRAINING + _TEST]
+    return {"input_ids": ids[order], "labels": labels[order]}
 
 
 def _constants(model: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpt import held_out_perplexity, training_file
+from benchmarks.gpt import export, held_out_perplexity, training_file
 from onnxprune import train
 from onnxprune.graph import constants, numbers
 from onnxprune.learn.matrices import matrices
@@ -81,22 +81,8 @@ def untrained(folder: Path, width: int, seed: int) -> Path:
             if each.dim() == 1:
                 each.add_(1e-3 * torch.randn_like(each))
 
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-            mask = torch.ones_like(input_ids)
-            logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits
-            return logits
-
     path = folder / f"gpt-{width}.onnx"
-    torch.onnx.export(
-        Logits().eval(), (torch.arange(3 * 21).reshape(3, 21),), path, dynamo=False, opset_version=17,
-        dynamic_axes={"input_ids": {0: "batch", 1: "sequence"}, "logits": {0: "batch", 1: "sequence"}},
-        input_names=["input_ids"], output_names=["logits"],
-    )  # fmt: skip
+    export(model, path)
     return path
 
 

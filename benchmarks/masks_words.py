@@ -5,7 +5,6 @@ how often each of the 1024 tokens of `fixtures/gloss-gpt` stands in it.
 """
 
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from benchmarks import packages
-from benchmarks.gpt import FIXTURE
+from benchmarks import glosses
 from onnxprune import train
 from onnxprune.graph import constants, numbers
 from onnxprune.model import load
@@ -104,27 +102,14 @@ def _nonzero(path: Path) -> int:
 
 def samples() -> tuple[Path, Path]:
     """(8000 samples to train on, 4000 held out), made on first use."""
-    places = [packages.cache_folder("calibration") / f"gloss-words-{part}.npz" for part in ("training", "test")]
-    if not all(place.exists() for place in places):
-        tokens, labels = _definitions()
-        for place, rows in zip(places, (slice(_TEST, None), slice(None, _TEST)), strict=True):
-            arrays: dict[str, Any] = {"tokens": tokens[rows], "labels": labels[rows]}
-            with packages.written(place) as partial:
-                np.savez_compressed(partial, **arrays)
-    return places[0], places[1]
+    return glosses.parts("gloss-words", _TEST, _samples)
 
 
-def _definitions() -> tuple[Array, Array]:
+def _samples() -> dict[str, Array]:
     """How often each token stands in each definition [n, 1024], and its class [n]."""
-    from tokenizers import Tokenizer
-
-    sys.path.append(str(FIXTURE.parent))
-    from text import definitions
-
-    texts, classes = definitions(packages.debian("wordnet-base") / "usr/share/wordnet")
+    texts, classes = glosses.definitions()
     order = np.random.default_rng(0).permutation(len(texts))[: _TRAINING + _TEST]
-    tokenizer = Tokenizer.from_file(str(FIXTURE / "tokenizer.json"))
     counts = np.zeros((len(order), _TOKENS), np.float32)
-    for row, one in enumerate(tokenizer.encode_batch([texts[int(at)] for at in order])):
+    for row, one in enumerate(glosses.tokenizer().encode_batch([texts[int(at)] for at in order])):
         np.add.at(counts[row], one.ids, 1)
-    return counts, classes[order]
+    return {"tokens": counts, "labels": classes[order]}
