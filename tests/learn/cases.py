@@ -416,20 +416,21 @@ RECURRENT = [
             state and r(ways, 2, 5, seed=1),
             state and r(ways, 15),
             r(*scales, low=0.5) / 128,
-            w(*scales, dtype=dtype),
+            np.full(scales, zero, dtype),
             r(*scales, low=0.5, seed=1) / 128,
-            w(*scales, dtype=dtype),
+            np.full(scales, zero, dtype),
             domain=MS,
             smooth=False,
+            stored=(1, 2, 8, 9, 10, 11),
             hidden_size=5,
             outputs=3,
             direction=direction,
         )
-        for ways, direction, dtype, scales, state in (
-            (1, "forward", np.int8, (1,), None),
-            (1, "reverse", np.uint8, (1, 20), True),
-            (2, "bidirectional", np.int8, (2, 20), True),
-            (2, "bidirectional", np.uint8, (2,), None),
+        for ways, direction, dtype, scales, state, zero in (
+            (1, "forward", np.int8, (1,), None, 3),
+            (1, "reverse", np.uint8, (1, 20), True, 5),
+            (2, "bidirectional", np.int8, (2, 20), True, 0),
+            (2, "bidirectional", np.uint8, (2,), None, 120),
         )
     ),
     c("GRU", r(4, 2, 3), r(1, 15, 3), r(1, 15, 5), r(1, 30), hidden_size=5, outputs=2),
