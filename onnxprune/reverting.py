@@ -20,6 +20,8 @@ RANKING_SAMPLES = 8
 # A form must beat another by this much to be preferred: less is noise.
 _CLEARLY = 1.02
 _RACES = 3
+# What share of the edits may go altogether so that the others keep their form.
+_SPARED = 0.25
 
 Race = Callable[[Sequence[Model]], Sequence[Ratio]]
 Milder = Callable[[Edit], tuple[str, Edit] | None]
@@ -56,42 +58,91 @@ def finer_of(one: Any, model: Model) -> Milder:
 
 
 def largest_that_stands(
-    whole: Trial, nothing: Trial, edits: tuple[Edit, ...], attempt: Attempt, floor: float | None, finer: Milder
+    whole: Trial,
+    nothing: Trial,
+    edits: tuple[Edit, ...],
+    attempt: Attempt,
+    floor: float | None,
+    finer: Milder,
+    race: Race | None = None,
 ) -> Trial:
     """Let the edits give way that do most harm alone, as few as bring the rest over the floor.
 
     Each edit is first judged alone on a few samples; those that break the model go at once. How many more give way,
     worst first, is found by bisection: to finer forms, where all of these do not do to the forms that are finer still,
-    and only at last altogether.
+    and only at last altogether. Where many give way so, a few that go altogether may spare the others their form: the
+    clock decides.
     """
-    reasons: dict[str, str] = {}
-    harm: dict[str, float] = {}
-    for edit in edits:
-        alone = attempt(with_dependencies(edit, edits), RANKING_SAMPLES)
-        if alone.broken is not None:
-            reasons[edit.id] = alone.broken
-        elif alone.fidelity is not None:
-            harm[edit.id] = 1 - alone.fidelity.score
-    worst = sorted(harm, key=lambda name: (-harm[name], name))
-    forms = {edit.id: edit for edit in edits}
-    given_way: set[str] = set()
+    contest = _Contest(whole, nothing, edits, attempt, floor, finer)
+    gentle = contest.softened()
+    given_way = {edit.id for edit in edits} - {edit.id for edit in gentle.edits if edit in edits}
+    blunt = contest.thinned() if race is not None and len(given_way) > len(edits) * _SPARED else None
+    if race is None or blunt is None:
+        return gentle
+    slow, fast = race([nothing.model, gentle.model, blunt.model])[1:]
+    return blunt if fast.ratio > _CLEARLY * slow.ratio else gentle
 
-    def trial_of(softer: dict[str, Edit], gone: set[str]) -> Trial:
-        kept = (given_way | softer.keys()) & harm.keys() - gone
-        why = reasons | {name: _sinks(harm[name], floor, whole, kept=name in kept) for name in kept | gone}
-        return _rest([(forms | softer)[edit.id] for edit in edits], gone | {*reasons}, why, attempt, nothing)
 
-    def first_softened(softer: dict[str, Edit]) -> Callable[[int], Trial]:
-        soft = [name for name in worst if name in softer]
-        return lambda count: trial_of({name: softer[name] for name in soft[:count]}, set())
+class _Contest:
+    """Edits that together sink a model's fidelity, ranked by what each costs alone."""
 
-    while softer := {name: mild[1] for name, edit in forms.items() if (mild := finer(edit)) is not None}:
-        found = _fewest(first_softened(softer), len(softer), floor)
-        if found is not None:
-            return found
-        forms |= softer
-        given_way |= softer.keys()
-    return _fewest(lambda count: trial_of({}, set(worst[:count])), len(worst), floor) or nothing
+    def __init__(
+        self,
+        whole: Trial,
+        nothing: Trial,
+        edits: tuple[Edit, ...],
+        attempt: Attempt,
+        floor: float | None,
+        finer: Milder,
+    ) -> None:
+        self._whole, self._nothing, self._edits = whole, nothing, edits
+        self._attempt, self._floor, self._finer = attempt, floor, finer
+        self._broken: dict[str, str] = {}
+        self._harm: dict[str, float] = {}
+        for edit in edits:
+            alone = attempt(with_dependencies(edit, edits), RANKING_SAMPLES)
+            if alone.broken is not None:
+                self._broken[edit.id] = alone.broken
+            elif alone.fidelity is not None:
+                self._harm[edit.id] = 1 - alone.fidelity.score
+        self._worst = sorted(self._harm, key=lambda name: (-self._harm[name], name))
+
+    def softened(self) -> Trial:
+        """The worst in finer forms, then all of them in finer ones still, and at last the worst gone."""
+        forms = {edit.id: edit for edit in self._edits}
+        given_way: set[str] = set()
+        while softer := {name: mild[1] for name, edit in forms.items() if (mild := self._finer(edit)) is not None}:
+            order = [name for name in self._worst if name in softer]
+            found = _fewest(self._first_softened(forms, softer, order, given_way), len(softer), self._floor)
+            if found is not None:
+                return found
+            forms |= softer
+            given_way |= softer.keys()
+        return self._first_gone(forms, given_way, len(self._worst)) or self._nothing
+
+    def thinned(self) -> Trial | None:
+        """The worst gone, at most as many as may be spared, the others as they were; None where that does not do."""
+        return self._first_gone({edit.id: edit for edit in self._edits}, set(), int(len(self._worst) * _SPARED))
+
+    def _first_softened(
+        self, forms: Mapping[str, Edit], softer: Mapping[str, Edit], order: Sequence[str], given_way: set[str]
+    ) -> Callable[[int], Trial]:
+        def rest(count: int) -> Trial:
+            chosen = {name: softer[name] for name in order[:count]}
+            return self._trial({**forms, **chosen}, given_way | chosen.keys(), set())
+
+        return rest
+
+    def _first_gone(self, forms: Mapping[str, Edit], given_way: set[str], most: int) -> Trial | None:
+        return _fewest(lambda count: self._trial(forms, given_way, set(self._worst[:count])), most, self._floor)
+
+    def _trial(self, forms: Mapping[str, Edit], given_way: set[str], gone: set[str]) -> Trial:
+        kept = given_way & self._harm.keys() - gone
+        why = self._broken | {
+            name: _sinks(self._harm[name], self._floor, self._whole, kept=name in kept) for name in kept | gone
+        }
+        edits = [forms[edit.id] for edit in self._edits]
+        return _rest(edits, gone | {*self._broken}, why, self._attempt, self._nothing)
 
 
 def _fewest(rest: Callable[[int], Trial], most: int, floor: float | None) -> Trial | None:

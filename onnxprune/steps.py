@@ -84,7 +84,7 @@ def take(
         trial = keep_faster(trial, nothing, one, attempt, race)
     if not trial.stands(floor):
         slow, nothing = trial.report.reverted, Trial(model, (), blank)
-        trial = largest_that_stands(trial, nothing, trial.edits, attempt, floor, finer_of(one, model))
+        trial = largest_that_stands(trial, nothing, trial.edits, attempt, floor, finer_of(one, model), race)
         trial = replace(trial, report=replace(trial.report, reverted=(*slow, *trial.report.reverted)))
     if race is not None:
         trial = no_slower(trial, model, attempt, floor, milder_of(one), race)
