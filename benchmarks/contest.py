@@ -31,18 +31,17 @@ MODELS = (
 # Those about which figures are promised: several goals each.
 PROMISED = MODELS[:6]
 _RECOVERY_LIMIT_S = 5400.0
-_CUT = ("remove-heads:keep=0.67", "remove-neurons:keep=0.67", "sparse-int8")
-_NARROW = ("remove-channels:keep=0.75", "sparse-int8")
-_PACKED = ("sparse-int8:sparsity=0.5,allocation=loss,embeddings=4", "pack-weights")
+_CUT = ("remove-heads:keep=0.67", "remove-neurons:keep=0.67", "sparse-int8", "streamline")
+_NARROW = ("remove-channels:keep=0.75", "sparse-int8", "streamline")
+_PACKED = ("sparse-int8:sparsity=0.5,allocation=loss,embeddings=4", "streamline", "pack-weights")
 _TAUGHT = (
     "remove-heads:keep=8", "remove-neurons:keep=1024",
     "recover:steps=900,batch=64,check=100,lr=0.0005,mixed=yes",
 )  # fmt: skip
 # They share the recovery, which the first of them makes and the others take over.
 RECOVERED = {
-    "onnxprune, recovered, int8": (*_TAUGHT, "sparse-int8"),
-    "onnxprune, recovered, cut further, int8": (*_TAUGHT, "remove-neurons:keep=928", "sparse-int8"),
-    "onnxprune, recovered, int8, tables of 4 bits": (*_TAUGHT, "sparse-int8:embeddings=4", "pack-weights"),
+    "onnxprune, recovered, int8": (*_TAUGHT, "sparse-int8", "streamline"),
+    "onnxprune, recovered, int8, tables of 4 bits": (*_TAUGHT, "sparse-int8:embeddings=4", "streamline", "pack-weights"),
 }
 
 
