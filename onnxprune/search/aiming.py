@@ -21,8 +21,10 @@ from onnxprune.search.searcher import Candidate, Searcher
 
 # Models that are finished for one goal, at most.
 ATTEMPTS = 3
-# Bytes of a finished file may differ so much from what the tables say before it is searched again.
+# Bytes and speed of a finished model may differ so much from what was foreseen before it is searched again.
 _FORESEEN = 0.04
+# How much further is aimed at each time that a finished model falls short.
+_FURTHER = 1.01
 
 
 class Done(Protocol):
@@ -79,30 +81,37 @@ def aim(
 class _Job(Generic[Result]):
     def __init__(self, searcher: Searcher, goal: Goal, floors: Floors, run: Callable[[Sequence[Pass]], Result]) -> None:
         self._searcher, self._goal, self._floors, self._run = searcher, goal, floors, run
+        # What other goals have taught is forgotten, so that no goal's result depends on those before it.
+        searcher.unforeseen, searcher.finishing = 0, 1.0
         self.tried: list[tuple[Aimed, Result]] = []
 
     def towards(self) -> None:
-        """Aim at the speed and the size, a little further each time that a finished model falls short."""
+        """Aim at the speed and the size; each finished model tells what finishing does, and corrects the next aim."""
         margin = MARGIN
         for _ in range(ATTEMPTS):
             found = reach(self._searcher, self._goal, margin=margin)
             if any(found.best.choice == (aimed.candidate and aimed.candidate.choice) for aimed, _ in self.tried):
                 return
             finish = self._finish(found.best)
-            excess = excess_of(self._goal, finish, self._searcher.original_bytes)
-            # What finished files take beside the table's bytes is known now: a search may have been too strict.
-            smaller = self._learns(found.best, finish)
-            if (excess <= 1 and not smaller) or not found.reachable or self._searcher.judge.spent():
+            short = excess_of(self._goal, finish, self._searcher.original_bytes) > 1
+            surprising = self._learns(found.best, finish)
+            if not (short or surprising) or not found.reachable or self._searcher.judge.spent():
                 return
-            margin *= max(excess * 1.01, 1.0) if not smaller else 1.0
+            if short:
+                margin *= _FURTHER
 
     def _learns(self, candidate: Candidate, finish: Finish) -> bool:
-        """Whether the file came out so much smaller or larger than foreseen that another choice is due."""
-        if not math.isfinite(self._goal.most_bytes(1)):
-            return False
-        more = finish.size_bytes - candidate.size_bytes
-        self._searcher.unforeseen += more
-        return abs(more) > _FORESEEN * finish.size_bytes
+        """Whether the model came out so much smaller or faster than foreseen that another choice is due."""
+        searcher, due = self._searcher, []
+        if math.isfinite(self._goal.most_bytes(1)):
+            more = finish.size_bytes - candidate.size_bytes
+            searcher.unforeseen += more
+            due.append(abs(more) > _FORESEEN * finish.size_bytes)
+        if math.isfinite(self._goal.most_ms(1)):
+            gained = finish.speedup / candidate.measured
+            searcher.finishing *= gained
+            due.append(gained - 1 > _FORESEEN)
+        return any(due)
 
     def above_floors(self) -> None:
         """The fastest model that keeps the floors; the refit of finished models may keep them a little further."""

@@ -45,9 +45,9 @@ class Candidate:
     """A choice that was built and measured.
 
     Attributes:
-        predicted: times as fast as the original, by the table.
-        measured: the same by the clock, before the passes' own refit.
-        latency_ms: measured.
+        predicted: times as fast as the original, by the table and what finishing another choice has gained.
+        measured: the same by the clock instead of the table.
+        latency_ms: the same.
         size_bytes: of the file, as it will be packed.
         loss: beyond the original's, on calibration samples.
     """
@@ -69,6 +69,7 @@ class Searcher:
         identity: of the original file.
         memory: what earlier runs have found of this model with these samples and options.
         unforeseen: bytes that a finished file took beyond what was foreseen.
+        finishing: times as fast as its choice that a finished model was: what passes behind the search have gained.
         small: whether levels count that make the file smaller and no run faster.
         structural: whether units and blocks alone can go; no weight becomes an integer or a pair then.
         timings: what a clock has said on this target.
@@ -87,6 +88,7 @@ class Searcher:
     progress: Progress = lambda _: None
 
     unforeseen: int = 0
+    finishing: float = 1.0
 
     @cached_property
     def structure(self) -> Structure:
@@ -169,13 +171,13 @@ class Searcher:
             return size_on_disk(path)
 
     def measured(self, choice: Choice) -> Candidate:
-        """A choice with its figures."""
+        """A choice with its figures, as finishing is foreseen to change them."""
         ((ratio, ms),) = self.watch.speedups([choice], self.builder.build)
         return Candidate(
             choice=choice,
-            predicted=self.latency.original_ms / self.latency.ms(choice),
-            measured=ratio,
-            latency_ms=ms,
+            predicted=self.latency.original_ms / self.latency.ms(choice) * self.finishing,
+            measured=ratio * self.finishing,
+            latency_ms=ms / self.finishing,
             size_bytes=max(1, self.size_of(choice) - self._packed_away(choice) + self.unforeseen),
             loss=self.judge.lost(choice),
         )

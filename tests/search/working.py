@@ -24,9 +24,11 @@ class WorkTarget:
 
     Attributes:
         timed: how many files each race held.
+        fused: share of the time that a model with `Attention` takes.
     """
 
     timed: list[int] = field(default_factory=list)
+    fused: float = 1.0
     name: str = "work:1"
     about: str = "counts work"
     latency: Literal["wall"] = "wall"
@@ -36,7 +38,7 @@ class WorkTarget:
         """Milliseconds by work."""
         del feeds, budget_s
         self.timed.append(len(paths))
-        found = [work_ms(path) for path in paths]
+        found = [work_ms(path) * (self.fused if is_fused(path) else 1.0) for path in paths]
         return tuple(
             Timed(
                 name=path.name,
@@ -58,6 +60,11 @@ class WorkTarget:
         """No nodes."""
         del feeds
         return tuple(Placement(provider=CPU, nodes=(), partitions=0) for _ in paths)
+
+
+def is_fused(path: Path) -> bool:
+    """Whether an attention is one operator."""
+    return any(node.op_type == "Attention" for node in onnx.load(path).graph.node)
 
 
 def work_ms(path: Path) -> float:
