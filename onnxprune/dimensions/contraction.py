@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx_graphsurgeon as gs
 
 from onnxprune.dimensions.factors import Factor, is_one
@@ -33,6 +35,15 @@ def multiply(t: Tracer, node: gs.Node, a: Axes, b: Axes, output: Axes) -> None:
         t.produce(node, 0, len(a) - 2)
     t.broadcast(a[:-2], rest)
     t.broadcast(b[:-2], rest)
+    _mix(t, node, zip(a[-3::-1], b[-3::-1], strict=False), [*a[-2:-1], *b[-1:]])
+
+
+def _mix(t: Tracer, node: gs.Node, shared: Iterable[tuple[Factor, Factor]], carried: Axes) -> None:
+    """A product of two activations: one of its own for each index of `shared`, as heads have; `carried` axes stay."""
+    if t.is_constant(node, 0) or t.is_constant(node, 1):
+        return
+    t.batches += [(one, node.op) for one, other in shared if not is_one(one.size) and not is_one(other.size)]
+    t.carried += carried
 
 
 def _sum_over(t: Tracer, node: gs.Node, a_axis: int, b_axis: int) -> None:
@@ -79,6 +90,8 @@ def fused_matmul(t: Tracer, node: gs.Node) -> None:
         t.produce(node, 0, kept)
     t.broadcast(a[:-2], rest)
     t.broadcast(b[:-2], rest)
+    kept = [axes[-1 if swap else -2] for axes, swap in ((a, swap_a), (b, not swap_b)) if len(axes) > 1]
+    _mix(t, node, zip(a[-3::-1], b[-3::-1], strict=False), kept)
 
 
 def einsum(t: Tracer, node: gs.Node) -> None:
@@ -111,6 +124,16 @@ def _einsum_sums(t: Tracer, node: gs.Node, terms: list[str], result: list[str]) 
         for axis, letter in enumerate(_letters(term, len(t.input(node, index)))):
             if letter not in result:
                 places.setdefault(letter, []).append((index, axis))
+    moving = [
+        set(_letters(term, len(t.input(node, index)))) for index, term in enumerate(terms) if not t.is_constant(node, index)
+    ]
+    if places and len(moving) > 1:
+        for letter, factor in zip(result, t.output(node), strict=True):
+            count = sum(letter in held for held in moving)
+            if count > 1 and not is_one(factor.size):
+                t.batches.append((factor, node.op))
+            elif count == 1:
+                t.carried.append(factor)
     for held in places.values():
         held.sort(key=lambda place: t.is_constant(node, place[0]))
         weight = held[-1] if len(held) > 1 else None

@@ -50,6 +50,9 @@ class _Gathering:
                 weight, axis = self.root(produced.slot, produced.axis, leaf)
                 node = self.nodes[produced.slot[0]]
                 self.producers.setdefault(leaf, []).append(Producer(produced.slot[0], node.op, weight, axis))
+        for factor, node in self._tracer.branches:
+            for leaf in leaves(factor):
+                self.producers.setdefault(leaf, []).append(Producer(node, self.nodes[node].op, "", 0))
         for consumed in self._tracer.consumed:
             held = leaves(consumed.factor)
             heads = any(leaf in self.normalisers for leaf in held)

@@ -42,6 +42,7 @@ class Restater:
             "slice": self._slice,
             "gather": self._gather,
             "resize": self._resize,
+            "concat": self._concat,
         }
 
     def plan(self, node: gs.Node) -> Action | None:
@@ -202,6 +203,17 @@ class Restater:
             self.wiring.connect(node, 1, self.wiring.integers(f"{node.outputs[0].name}.sizes", known))
 
         return act
+
+    def _concat(self, node: gs.Node) -> Action | None:
+        axes = self._made(node)
+        mask = self.keeping.mask(axes[int(node.attrs["axis"]) % len(axes)])
+        if mask is None:
+            return None
+        stay = mask.reshape(len(node.inputs), -1).any(axis=1)
+        return lambda: self._leave_out(node, stay)
+
+    def _leave_out(self, node: gs.Node, stay: Array) -> None:
+        node.inputs = [tensor for tensor, stays in zip(node.inputs, stay, strict=True) if stays]
 
     def _remapped(self, factor: Factor, out: Factor | None, picks: Array) -> Array | None:
         """Where the picked entries lie after the cut, those that went left out; None where nothing moved."""

@@ -24,7 +24,7 @@ def concat(t: Tracer, node: gs.Node) -> None:
         t.unite_all(axes, output, skip=[axis])
         if axes:
             parts.append(axes[axis])
-    t.unite(output[axis], t.forest.sum(parts))
+    t.unite(output[axis], t.branch(node, parts) or t.forest.sum(parts))
 
 
 def split(t: Tracer, node: gs.Node) -> None:

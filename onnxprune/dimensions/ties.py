@@ -117,7 +117,7 @@ class Settlement:
             facts.pins.append(why)
         for facts, why in self._each([(factor, why) for _, _, factor, why in tracer.interface]):
             facts.interface.append(why)
-        for facts, _ in self._each([(each.factor, "") for each in tracer.produced]):
+        for facts, _ in self._each([*((each.factor, "") for each in tracer.produced), *tracer.branches]):
             facts.produced = True
         for facts, _ in self._each([(each.factor, "") for each in tracer.consumed]):
             facts.consumed = True

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.dimensions.factors import Factor, Indices, Size, is_one
+from onnxprune.dimensions.factors import Factor, Indices, Size, find, is_one
 from onnxprune.dimensions.forest import Forest
 from onnxprune.dimensions.values import Values
 
@@ -117,6 +117,8 @@ class Tracer:
         self.produced: list[Produced] = []
         self.consumed: list[Consumed] = []
         self.batches: list[tuple[Factor, str]] = []
+        self.carried: list[Factor] = []
+        self.branches: list[tuple[Factor, str]] = []
         self.sized: list[SizedAttribute] = []
         self.sinks: dict[str, Sink] = {}
         self.buried: dict[str, tuple[int, str]] = {}
@@ -249,6 +251,24 @@ class Tracer:
         if weight is not None and self.is_constant(node, weight[0]):
             held = ((key, weight[0]), weight[1] % len(self.input(node, weight[0])))
         self.consumed.append(Consumed((key, index), axis, axes[axis], node.op, held))
+
+    def branch(self, node: gs.Node, parts: Sequence[Factor]) -> Factor | None:
+        """The axis that lays attentions of one head each end to end: heads x width; None where parts are others.
+
+        Every part must be made by a weight of its own, and be carried through a product of two activations.
+        """
+        roots = [find(part) for part in parts]
+        own = {find(each.factor) for each in self.produced} & {find(factor) for factor in self.carried}
+        alike = len({root.size for root in roots}) == 1 and roots[0].static and not is_one(roots[0].size)
+        if len(roots) < 2 or len(set(roots)) < len(roots) or not alike or not own.issuperset(roots):
+            return None
+        for root in roots[1:]:
+            self.unite(roots[0], root)
+        heads = self.forest.leaf((len(roots),) * self.runs)
+        self.branches.append((heads, key_of(node)))
+        self.batches.append((heads, node.op))
+        self.sink(node, "concat")
+        return self.forest.product([heads, roots[0]])
 
     def attribute(self, node: gs.Node, name: str, *factors: Factor, many: bool = False) -> None:
         """Record that an attribute states the size of a factor."""

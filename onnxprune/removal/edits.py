@@ -122,7 +122,9 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
         )
         for c in report.interface
     )  # fmt: skip
+    read = _totals(copy.graph)
     copy.graph.cleanup(remove_unused_graph_inputs=False)
+    changes += _added("weights that nothing reads any more", read, _totals(copy.graph))
     # All of them: a head that is left alone makes its width a site of its own, which must not take another's number.
     known = entries(sites.values()) | {
         edit.site: {"anchor": edit.args["anchor"], "units": edit.args["original_units"]} for edit in cuts

@@ -10,6 +10,7 @@ import numpy as np
 
 from onnxprune import spec
 from onnxprune.calibration import Needs
+from onnxprune.dimensions import Dimension
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
@@ -204,14 +205,16 @@ class Removal:
         if structure is None or not (picked if self.units else count > 0):
             return None
         cuts = [(dimension_of(sites[each.site], structure), each.args["units"]) for each in before[1:]]
-        around, refused = None, ""
+        dimension, around, refused = dimension_of(site, structure), None, ""
         if context.compare_inputs is not None and self._looks(context):
             try:
-                dimension = as_left(dimension_of(site, structure), cuts)
-                around = survey(current, context.original or current, dimension, context.compare_inputs)
+                dimension = as_left(dimension, cuts)
             except Declined as reason:
-                refused = str(reason)
-        units = picked or scores.lowest(self._scores(held, site, structure, context, around, graded), count)
+                # Ranked in the uncut model, then.
+                held, refused = weights_of(model.graph), str(reason)
+            else:
+                around, refused = _surveyed(current, context, dimension)
+        units = picked or scores.lowest(self._scores(held, site, dimension, context, around, graded), count)
         edit = removal_edit(self.name, site, units, before[0])
         if around is not None and self.refit:
             return with_refit(edit, around, units, model, cuts)
@@ -230,7 +233,7 @@ class Removal:
         self,
         held: Weights,
         site: Site,
-        structure: Structure,
+        dimension: Dimension,
         context: Context,
         around: Surroundings | None,
         graded: Mapping[str, Array],
@@ -241,7 +244,6 @@ class Removal:
             return scores.random(site.units, context.seed, site.id)
         if self.score in ranking.BY_INPUTS and around is not None:
             return ranking.BY_INPUTS[self.score](around.layers, around.inputs)
-        dimension = dimension_of(site, structure)
         return scores.magnitude(weight_parts(held, dimension), dimension.units)
 
     def _graded(
@@ -280,10 +282,20 @@ class Removal:
                 except Declined:
                     # Ranked by magnitude then, as in its turn.
                     around = None
-            ranked.append(self._scores(held, site, structure, context, around, graded))
+            ranked.append(self._scores(held, site, dimension_of(site, structure), context, around, graded))
         gone = scores.lowest_over_sites(ranked, removals, multiple=self.multiple, level=self.score != "obs")
         return [len(units) for units in gone]
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The model less the units of all edits, cut in one go."""
         return apply_removals(model, edits)
+
+
+def _surveyed(current: Model, context: Context, dimension: Dimension) -> tuple[Surroundings | None, str]:
+    """What is around a dimension, or why nothing can be refitted there."""
+    if context.compare_inputs is None:
+        return None, ""
+    try:
+        return survey(current, context.original or current, dimension, context.compare_inputs), ""
+    except Declined as reason:
+        return None, str(reason)

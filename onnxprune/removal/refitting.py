@@ -125,7 +125,11 @@ def _left(weight: str, shape: Sequence[int], cuts: Sequence[Cut]) -> tuple[Array
 
 
 def as_left(dimension: Dimension, cuts: Sequence[Cut]) -> Dimension:
-    """A dimension whose elements are counted as cuts of other dimensions on the same axes leave them."""
+    """A dimension whose elements are counted as cuts of other dimensions on the same axes leave them.
+
+    Raises:
+        Declined: the cuts take more from some units than from others.
+    """
     gone: dict[tuple[str, int], list[Array]] = {}
     for other, units in cuts:
         for member in other.members:
@@ -134,8 +138,12 @@ def as_left(dimension: Dimension, cuts: Sequence[Cut]) -> Dimension:
     for member in dimension.members:
         before = gone.get((member.tensor, member.axis))
         if before is not None:
-            fewer = np.searchsorted(np.sort(np.concatenate(before)), member.elements)
-            member = replace(member, elements=member.elements - fewer)  # noqa: PLW2901 - the same, counted anew
+            taken = np.unique(np.concatenate(before))
+            stay = ~np.isin(member.elements, taken)
+            if len(set(stay.sum(axis=1))) > 1:
+                raise Declined(f"cuts before have left its units of different sizes in {member.tensor!r}")
+            left = member.elements[stay].reshape(len(member.elements), -1)
+            member = replace(member, elements=left - np.searchsorted(taken, left))  # noqa: PLW2901 - counted anew
         members.append(member)
     return replace(dimension, members=tuple(members))
 
