@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
-from onnxprune.folding import fold_arithmetic
+from onnxprune.folding import fold_arithmetic, lower_products
 from onnxprune.graph import constants, numbers, storage, walk
 from onnxprune.inference import drop_shapes, refresh_shapes
 from onnxprune.model import Model
@@ -43,7 +43,7 @@ _FREE_VIEWS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 
 @dataclass(frozen=True, kw_only=True)
 class Simplify:
-    """Fold constants, and arithmetic around convolutions into their weights; remove what does nothing.
+    """Fold constants, and arithmetic around convolutions into their weights; Einsum becomes MatMul; idle nodes go.
 
     Outputs do not change but for float rounding.
 
@@ -94,6 +94,7 @@ def _folded(model: Model, limit: int) -> Model:
         tensor.inputs.clear()
     _fold_views(graph, overridable)
     _drop_identities(graph)
+    lower_products(graph, overridable)
     fold_arithmetic(graph, overridable)
     graph.cleanup(remove_unused_graph_inputs=False)
     drop_shapes(graph)

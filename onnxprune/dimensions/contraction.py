@@ -104,11 +104,11 @@ def einsum(t: Tracer, node: gs.Node) -> None:
         t.pin_all(node, f"{label(node)} has the equation {equation!r}, which is not traced")
         return
     output = t.output(node)
-    result = _letters(right, len(output))
+    result = letters(right, len(output))
     homes: dict[str, Factor] = dict(zip(result, output, strict=True))
     for index, term in enumerate(terms):
         axes = t.input(node, index)
-        for axis, (letter, factor) in enumerate(zip(_letters(term, len(axes)), axes, strict=True)):
+        for axis, (letter, factor) in enumerate(zip(letters(term, len(axes)), axes, strict=True)):
             if is_one(factor.size):
                 continue
             t.unite(factor, homes.setdefault(letter, factor))
@@ -121,11 +121,13 @@ def _einsum_sums(t: Tracer, node: gs.Node, terms: list[str], result: list[str]) 
     """Record each summed letter once, on the first operand that is no weight."""
     places: dict[str, list[tuple[int, int]]] = {}
     for index, term in enumerate(terms):
-        for axis, letter in enumerate(_letters(term, len(t.input(node, index)))):
+        for axis, letter in enumerate(letters(term, len(t.input(node, index)))):
             if letter not in result:
                 places.setdefault(letter, []).append((index, axis))
     moving = [
-        set(_letters(term, len(t.input(node, index)))) for index, term in enumerate(terms) if not t.is_constant(node, index)
+        set(letters(term, len(t.input(node, index))))
+        for index, term in enumerate(terms)
+        if not t.is_constant(node, index)
     ]
     if places and len(moving) > 1:
         for letter, factor in zip(result, t.output(node), strict=True):
@@ -140,7 +142,7 @@ def _einsum_sums(t: Tracer, node: gs.Node, terms: list[str], result: list[str]) 
         t.consume(node, *held[0], weight)
 
 
-def _letters(term: str, rank: int) -> list[str]:
+def letters(term: str, rank: int) -> list[str]:
     """One label an axis; those behind the dots are numbered from the last."""
     if "..." not in term:
         return list(term)

@@ -45,14 +45,7 @@ class _Gathering:
                 inner = [other.size[0] for other in held[at + 1 :]]
                 if inner and leaf.static:
                     self.queries[leaf] = max(self.queries.get(leaf, 1), _times(inner))
-        for produced in self._tracer.produced:
-            for leaf in dict.fromkeys(leaves(produced.factor)):
-                weight, axis = self.root(produced.slot, produced.axis, leaf)
-                node = self.nodes[produced.slot[0]]
-                self.producers.setdefault(leaf, []).append(Producer(produced.slot[0], node.op, weight, axis))
-        for factor, node in self._tracer.branches:
-            for leaf in leaves(factor):
-                self.producers.setdefault(leaf, []).append(Producer(node, self.nodes[node].op, "", 0))
+        self._gather_producers()
         for consumed in self._tracer.consumed:
             held = leaves(consumed.factor)
             heads = any(leaf in self.normalisers for leaf in held)
@@ -63,6 +56,16 @@ class _Gathering:
                 )
                 if heads or (not consumed.weight and consumed.op in PRODUCTS):
                     self.widths.add(leaf)
+
+    def _gather_producers(self) -> None:
+        for produced in self._tracer.produced:
+            for leaf in dict.fromkeys(leaves(produced.factor)):
+                weight, axis = self.root(produced.slot, produced.axis, leaf)
+                node = self.nodes[produced.slot[0]]
+                self.producers.setdefault(leaf, []).append(Producer(produced.slot[0], node.op, weight, axis))
+        for factor, key in self._tracer.branches:
+            for leaf in leaves(factor):
+                self.producers.setdefault(leaf, []).append(Producer(key, self.nodes[key].op, "", 0))
 
     def root(self, slot: Slot, axis: int, leaf: Factor) -> tuple[str, int]:
         """The stored constant behind a constant operand, and the axis of it that holds the leaf."""

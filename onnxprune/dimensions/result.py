@@ -32,7 +32,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Producer:
-    """A node that computes units from a weight. `weight` is the stored constant, `axis` the units' axis in it."""
+    """A node that computes units from a weight. `weight` is the stored constant, `axis` the units' axis in it.
+
+    A Concat that lays attentions of one head each end to end has no weight.
+    """
 
     node: str
     op: str

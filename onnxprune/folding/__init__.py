@@ -1,4 +1,4 @@
-"""Arithmetic with constants carried out beforehand: what stands around a convolution moves into its weights."""
+"""Arithmetic with constants carried out beforehand, and products of matrices written as such."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import onnx_graphsurgeon as gs
 from onnxprune.folding.affine import fold_backward, fold_forward
 from onnxprune.folding.gates import fold_gates
 from onnxprune.folding.pads import fold_pads
+from onnxprune.folding.products import lower_products
 
-__all__ = ["fold_arithmetic"]
+__all__ = ["fold_arithmetic", "lower_products"]
 
 
 def fold_arithmetic(graph: gs.Graph, overridable: frozenset[str] = frozenset()) -> int:
