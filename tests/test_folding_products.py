@@ -81,6 +81,7 @@ def lowered(proto: onnx.ModelProto, folder: Path, sizes: dict[str, int] = SIZES)
         # Scores and contexts of attention, with heads before positions and after.
         ("abce,abde->abcd", None, {"Transpose": 1, "MatMul": 1}),
         ("acbe,adbe->abcd", None, {"Transpose": 2, "MatMul": 1}),
+        ("adbe,acbe->abcd", None, {"Transpose": 2, "MatMul": 1}),
         ("abcd,adbe->acbe", None, {"Transpose": 2, "MatMul": 1}),
     ],
 )

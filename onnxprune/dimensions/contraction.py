@@ -90,8 +90,8 @@ def fused_matmul(t: Tracer, node: gs.Node) -> None:
         t.produce(node, 0, kept)
     t.broadcast(a[:-2], rest)
     t.broadcast(b[:-2], rest)
-    kept = [axes[-1 if swap else -2] for axes, swap in ((a, swap_a), (b, not swap_b)) if len(axes) > 1]
-    _mix(t, node, zip(a[-3::-1], b[-3::-1], strict=False), kept)
+    carried = [axes[-1 if swap else -2] for axes, swap in ((a, swap_a), (b, not swap_b)) if len(axes) > 1]
+    _mix(t, node, zip(a[-3::-1], b[-3::-1], strict=False), carried)
 
 
 def einsum(t: Tracer, node: gs.Node) -> None:

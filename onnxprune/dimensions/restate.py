@@ -209,7 +209,7 @@ class Restater:
         mask = self.keeping.mask(axes[int(node.attrs["axis"]) % len(axes)])
         if mask is None:
             return None
-        stay = mask.reshape(len(node.inputs), -1).any(axis=1)
+        stay = np.asarray(mask.reshape(len(node.inputs), -1).any(axis=1))
         return lambda: self._leave_out(node, stay)
 
     def _leave_out(self, node: gs.Node, stay: Array) -> None:

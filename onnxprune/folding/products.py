@@ -106,7 +106,7 @@ class _Lowering:
 
     def of_activations(self) -> bool:
         """Two activations: [..., m, k] times [..., k, n], with one letter each."""
-        (a, first), (b, second) = self._operands
+        (a, first), (b, second) = sorted(self._operands, key=self._comes_last)
         if any(isinstance(tensor, gs.Constant) for tensor in (a, b)):
             return False
         both = [letter for letter in first if letter in second]
@@ -121,6 +121,10 @@ class _Lowering:
         self._rewriter.replace(self._node, self._made)
         return True
 
+    def _comes_last(self, operand: tuple[gs.Tensor, list[str]]) -> int:
+        """Where the last letter of an operand's own stands in the result: rows before columns saves a Transpose."""
+        return max((self._result.index(letter) for letter in operand[1] if letter in self._result), default=-1)
+
     def _stored(self, weight: gs.Constant, matrix: Array) -> gs.Constant:
         """The weight itself in its new form, or a copy where others read it."""
         if len(weight.outputs) == 1 and not any(weight is out for out in self._rewriter.graph.outputs):
@@ -128,7 +132,7 @@ class _Lowering:
             return weight
         return self._rewriter.shared(f"{weight.name}.matrix", matrix)
 
-    def _then(self, op: str, inputs: Sequence[gs.Tensor], what: str, **attrs: object) -> gs.Tensor:
+    def _then(self, op: str, inputs: Sequence[gs.Tensor], what: str, **attrs: Any) -> gs.Tensor:
         out = self._rewriter.variable(f"{self._name}.{what}")
         self._made.append(self._rewriter.node(op, inputs, [out], **attrs))
         return out
