@@ -149,11 +149,11 @@ class ForecastTarget:
         tools = _checker()
         found, fixed = self._partitions(proto, table, as_is=True), True
         dynamic, _ = tools.check_shapes(proto.graph)
-        if dynamic and found.suitability() != tools.PartitioningInfo.TryWithEP.YES:
+        if dynamic and _verdict(found) != "yes":
             found, fixed = self._partitions(proto, table, as_is=False), False
         return Forecast(
             form=form,
-            verdict=found.suitability().name.lower(),
+            verdict=_verdict(found),
             fixed=fixed,
             placement=self._placement(proto, found),
         )
@@ -175,6 +175,14 @@ class ForecastTarget:
             partitions=found.num_partitions,
             reasons={node.op: _why(node.op, found) for node in nodes if node.provider == CPU},
         )
+
+
+def _verdict(found: Any) -> Verdict:
+    if not found.num_nodes:
+        # All was folded into constants; of no nodes there is no share.
+        return "no"
+    verdict: Verdict = found.suitability().name.lower()
+    return verdict
 
 
 def _why(op: str, found: Any) -> str:
@@ -219,7 +227,12 @@ def _optimized(path: Path) -> onnx.ModelProto:
             proto = onnx.load(str(optimized), load_external_data=False)
         except Exception as error:  # onnxruntime's errors share no base class
             raise ModelError(f"{path.name}: onnxruntime refuses the model: {first_line(error)}") from error
-    return onnx.shape_inference.infer_shapes(proto)
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    if not inferred.graph.value_info:
+        # No tensor lies between nodes, or none whose shape is known; onnxruntime's tool takes an empty list for an
+        # inference that was never run.
+        inferred.graph.value_info.extend(inferred.graph.output[:1])
+    return inferred
 
 
 __all__ = ["COREML", "NNAPI", "Forecast", "ForecastTarget", "best"]

@@ -155,6 +155,8 @@ def summary(placement: Placement) -> str:
     """One line: `12 of 20 nodes on XNNPACK in 3 partitions`."""
     mine, total = placement.counts[placement.provider], len(placement.nodes)
     short = placement.provider.removesuffix("ExecutionProvider")
+    if not total:
+        return "no node is left to run"
     if mine == total:
         return f"all {total} nodes on {short}"
     parts = "partition" if placement.partitions == 1 else "partitions"

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.errors import ModelError, TargetError
 from onnxprune.measurement import measure
 from onnxprune.targets.forecast import COREML, NNAPI, ForecastTarget, best
+from onnxprune.targets.placement import summary
 
 FEEDS = {"x": np.ones((1, 3, 8, 8), np.float32)}
 
@@ -59,6 +60,28 @@ def test_coreml_is_forecast_in_both_of_its_formats(tmp_path: Path) -> None:
     assert program.placement.counts == {"CoreMLExecutionProvider": 2}
     assert network.placement.counts["CoreMLExecutionProvider"] == 1
     assert best((network, program)) is program
+
+
+def test_a_model_without_nodes_between_others_is_forecast(tmp_path: Path) -> None:
+    """Every tensor is an input or an output: onnxruntime's tool takes that for shapes that were never inferred."""
+    nodes = [helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Sigmoid", ["x"], ["z"])]
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xyz"]
+    graph = helper.make_graph(nodes, "both", ports[:1], ports[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    (found,) = ForecastTarget(NNAPI).forecast(tmp_path / "m.onnx")
+    assert (found.verdict, found.placement.counts) == ("yes", {"NnapiExecutionProvider": 2})
+
+
+def test_a_model_that_is_folded_away_is_not_for_a_provider(tmp_path: Path) -> None:
+    constant = numpy_helper.from_array(np.ones(4, np.float32), "c")
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Relu", ["c"], ["y"])], "constant", [], [output], [constant])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx")
+    for found in ForecastTarget(COREML).forecast(tmp_path / "m.onnx"):
+        assert (found.verdict, found.placement.nodes) == ("no", ())
+        assert summary(found.placement) == "no node is left to run"
 
 
 def test_a_forecast_has_no_figures(tmp_path: Path) -> None:
