@@ -60,3 +60,16 @@ def test_a_system_that_does_not_tell_and_a_model_that_does_not_load_give_nothing
     monkeypatch.setattr(residence, "_STATUS", tmp_path / "none")
     path = graphs.saved(graphs.matmul(), Path())
     assert residence.measure_residence(path, {"x": np.zeros((1, 64), np.float32)}) is None
+
+
+def test_files_of_the_users_folder_are_no_packages_and_inputs_may_have_any_name(tmp_path: Path) -> None:
+    """A folder with models of strangers may hold a numpy.py; numpy's archives take no array named file."""
+    (tmp_path / "numpy.py").write_text("raise SystemExit(3)")
+    proto = graphs.matmul()
+    proto.graph.input[0].name = proto.graph.node[0].input[0] = "file"
+    assert residence.measure_residence(graphs.saved(proto, tmp_path), {"file": np.zeros((1, 64), np.float32)})
+
+
+def test_a_process_that_takes_too_long_gives_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residence, "_TIMEOUT_S", 1e-3)
+    assert residence.measure_residence(graphs.saved(graphs.matmul(), Path()), {"x": np.zeros((1, 64))}) is None

@@ -9,6 +9,7 @@ status instead. What the allocator keeps for reuse is given back before the resi
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,10 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from onnxprune.runtime import Feeds
+from onnxprune.targets.process import save_feeds
+from onnxprune.targets.worker import read_feeds
 
 _STATUS = Path("/proc/self/status")
 _LOADS = 3
 _TIMEOUT_S = 600
+_HERE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +50,24 @@ def measure_residence(path: Path, feeds: Feeds, *, threads: int = 1) -> Residenc
         return None
     with tempfile.TemporaryDirectory(prefix="onnxprune-") as folder:
         stored = Path(folder) / "feeds.npz"
-        np.savez(stored, allow_pickle=False, **{name: np.asarray(value) for name, value in feeds.items()})
-        command = [sys.executable, "-m", "onnxprune.targets.residence", str(path), str(stored), str(threads)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        save_feeds(stored, feeds)
+        # Not from the folder that the user works in: a file there may have the name of a package.
+        command = [sys.executable, "-P", "-m", "onnxprune.targets.residence", str(path), str(stored), str(threads)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False, env=_environment()
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
     if done.returncode != 0:
         return None
     return Residence(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _environment() -> dict[str, str]:
+    """This process' own, with the folder that this package was imported from."""
+    known = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(_HERE), *([known] if known else [])])}
 
 
 def _read(name: str) -> int:
@@ -80,8 +96,7 @@ def _measured(path: str, feeds: str, threads: int) -> Residence:
     def load() -> ort.InferenceSession:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
-    with np.load(feeds, allow_pickle=False) as held:
-        inputs = dict(held)
+    inputs = read_feeds(Path(feeds))
     bare = _read("VmRSS")
     start = time.perf_counter()
     session = load()

@@ -122,6 +122,8 @@ def _runner(at: int, session: ort.InferenceSession, feeds: Mapping[str, Any]) ->
 def _as_failure(at: int, stage: str) -> Iterator[None]:
     try:
         yield
+    except Failed:
+        raise
     except Exception as error:  # onnxruntime's errors share no base class
         raise Failed(at, stage, str(error) or type(error).__name__) from error
 
@@ -206,7 +208,9 @@ def mark_runs(sessions: Sessions, feeds: Sequence[Mapping[str, Any]], rounds: in
                 call(MARKER)
 
 
-def place_nodes(path: str, feeds: Mapping[str, Any], job: Mapping[str, Any], folder: Path) -> list[list[list[str]]]:
+def place_nodes(
+    at: int, path: str, feeds: Mapping[str, Any], job: Mapping[str, Any], folder: Path
+) -> list[list[list[str]]]:
     """Nodes as [provider, operator, domain, name], in groups that a provider takes as one."""
     asked = {**job, "config": {**job.get("config", {}), "session.record_ep_graph_assignment_info": "1"}}
     if hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
@@ -215,7 +219,8 @@ def place_nodes(path: str, feeds: Mapping[str, Any], job: Mapping[str, Any], fol
             [[group.ep_name, node.op_type, node.domain, node.name] for node in group.get_nodes()] for group in groups
         ]
     session = open_model(path, {**job, "profile": str(folder / "profile")})
-    session.run(None, feeds)
+    with _as_failure(at, "run"):
+        session.run(None, feeds)
     profile = Path(session.end_profiling())
     try:
         events = json.loads(profile.read_text(encoding="utf-8"))
@@ -264,7 +269,7 @@ def perform(job: Mapping[str, Any], feeds: Sequence[Mapping[str, Any]], folder: 
     placed = []
     for at, path in enumerate(paths):
         with _as_failure(at, "load"):
-            placed.append(place_nodes(path, feeds[at], job, folder))
+            placed.append(place_nodes(at, path, feeds[at], job, folder))
     return {"nodes": placed}
 
 
@@ -282,7 +287,7 @@ def main(folder: Path) -> None:
     """Read the job, write the answer; a failure is an answer too."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     try:
-        feeds = [_arrays(folder / f"feeds-{at}.npz") for at in range(len(job["models"]))]
+        feeds = [read_feeds(folder / f"feeds-{at}.npz") for at in range(len(job["models"]))]
         answer = perform(job, feeds, folder)
     except Failed as failure:
         answer = {"failed": {"model": failure.model, "stage": failure.stage, "why": failure.why}}
@@ -295,7 +300,8 @@ def main(folder: Path) -> None:
     part.rename(folder / "answer.json")
 
 
-def _arrays(path: Path) -> dict[str, Any]:
+def read_feeds(path: Path) -> dict[str, Any]:
+    """Inputs by name, as the parent has saved them."""
     with np.load(path, allow_pickle=False) as archive:
         names = json.loads(str(archive["names"]))
         return {name: archive[str(at)] for at, name in enumerate(names)}
