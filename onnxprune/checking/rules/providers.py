@@ -9,9 +9,10 @@ from onnxprune.checking.finding import Spot
 from onnxprune.checking.rule import rule
 from onnxprune.errors import ModelError, TargetError
 from onnxprune.targets.placement import CPU, Placement, summary
+from onnxprune.targets.target import parse_target
 
 # Targets that compile parts of a graph for one shape, and those that only want their images' sizes fixed.
-_FIXED = {"coreml", "nnapi", "provider:QNNExecutionProvider"}
+_FIXED = {"coreml", "nnapi", "provider:QNN"}
 _FIXED_BUT_BATCH = {"arm64-xnnpack", "xnnpack", "xnnpack-web"}
 _SHOWN = 3
 
@@ -58,7 +59,7 @@ def falls_back(case: Case) -> Iterator[Spot]:
 def dynamic_shapes(case: Case) -> Iterator[Spot]:
     """An input's size is open, and a provider of --must-run wants it fixed."""
     for target in case.budgets.must_run:
-        first = {**dict.fromkeys(_FIXED, 0), **dict.fromkeys(_FIXED_BUT_BATCH, 1)}.get(target)
+        first = {**dict.fromkeys(_FIXED, 0), **dict.fromkeys(_FIXED_BUT_BATCH, 1)}.get(parse_target(target).name)
         if first is None:
             continue
         for port in case.session.inputs:
