@@ -46,8 +46,9 @@ MODELS = (
     "ppocr-cls",
     "ppocr-det",
 )
-# A phone's screen is no page: text is found at this size.
+# A phone's screen is no page: text is found at this size, and at a smaller one where an emulator counts.
 _SHAPES = {"ppocr-det": {"x": (1, 3, 320, 320)}}
+_EMULATED = {"ppocr-det": {"x": (1, 3, 160, 160)}}
 TARGETS = ("cpu:1", "cpu-mobile", "xnnpack", "web", "xnnpack-web", "arm64", "arm64-xnnpack", "nnapi", "coreml")
 _AGREE = ("cpu:1", "xnnpack", "web", "arm64")
 _SECONDS = 2.0
@@ -61,20 +62,28 @@ Row = dict[str, Any]
 Feed = dict[str, NDArray[Any]]
 
 
-def source(name: str) -> tuple[Path, Path | None, Feed]:
-    """Return the model in fixed shapes, its calibration samples and one input."""
+def shapes(name: str, target: str) -> dict[str, tuple[int, ...]]:
+    """Return the input's sizes where they are not those of the first sample."""
+    emulated = parse_target(target).latency == "instructions"
+    return (emulated and _EMULATED.get(name)) or _SHAPES.get(name, {})
+
+
+def source(name: str, target: str = "cpu:1") -> tuple[Path, Path | None, Feed]:
+    """Return the model in the fixed shapes of a target, its calibration samples and one input."""
     if (_FIXTURES / name).is_dir():
         path, data = _FIXTURES / name / "model.onnx", _FIXTURES / name / "calibration.npz"
         with np.load(data) as stored:
             feed = {key: value[:1] for key, value in stored.items() if key != "labels"}
     else:
         path, data, feed = models.get(name), tasks.calibration_file(name), tasks.feed(name)
-    for key, shape in _SHAPES.get(name, {}).items():
+    wanted = shapes(name, target)
+    for key, shape in wanted.items():
         feed[key] = feed[key][tuple(slice(size) for size in shape)]
-    fixed = packages.cache_folder("mobile") / f"{name}.fixed.onnx"
+    stem = name if wanted == _SHAPES.get(name, {}) else f"{name}-emulated"
+    fixed = packages.cache_folder("mobile") / f"{stem}.fixed.onnx"
     if not fixed.exists():
-        shapes = [f"{key}={'x'.join(map(str, value.shape))}" for key, value in feed.items()]
-        onnxprune.deploy(path, fixed_shapes=shapes, output=fixed.with_name(name))
+        sizes = [f"{key}={'x'.join(map(str, value.shape))}" for key, value in feed.items()]
+        onnxprune.deploy(path, fixed_shapes=sizes, output=fixed.with_name(stem))
     return fixed, data, feed
 
 
@@ -85,7 +94,7 @@ def optimized(name: str, target: str) -> Path:
 
 def make(name: str, target: str) -> Row:
     """Optimize a model for a target; a forecast is no clock, so the processor's is beside it."""
-    path, data, feed = source(name)
+    path, data, feed = source(name, target)
     output = optimized(name, target)
     names = ["cpu:1", target] if isinstance(parse_target(target), ForecastTarget) else [target]
     result = onnxprune.optimize(
@@ -116,14 +125,15 @@ def _samples(data: Path, feed: Feed, name: str) -> Path:
 
 def figures(name: str, target: str) -> Row:
     """Time, count or forecast a model and the one optimized for the target."""
-    path, _, feed = source(name)
+    path, _, feed = source(name, target)
     paths = [path, optimized(name, target)]
-    return _slim(measure(parse_target(target), paths, feed, budget_s=_SECONDS * len(paths)).to_json(paths))
+    row = _slim(measure(parse_target(target), paths, feed, budget_s=_SECONDS * len(paths)).to_json(paths))
+    return row | {"input": ", ".join("x".join(map(str, shape)) for shape in shapes(name, target).values())}
 
 
 def agreement(name: str, target: str) -> Row:
     """Compare what the model optimized for a target answers on others with what it answers on the processor."""
-    _, _, feed = source(name)
+    unchanged, _, feed = source(name, target)
     path = optimized(name, target)
     ran: dict[str, Any] = {}
     for place in _AGREE:
@@ -135,7 +145,7 @@ def agreement(name: str, target: str) -> Row:
     processor = parse_target("cpu:1")
     with tempfile.TemporaryDirectory() as folder:
         (moved,) = processor.run([_moved(path, Path(folder))], feed)
-    (original,) = processor.run([source(name)[0]], feed)
+    (original,) = processor.run([unchanged], feed)
     row: Row = {
         "integers": _integers(path),
         "fp32": _difference(original, reference),

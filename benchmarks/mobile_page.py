@@ -24,7 +24,8 @@ def markdown(result: Row, models: Sequence[str], targets: Sequence[str]) -> str:
             f"{machine.get('cpu', '')}; Python {machine.get('python', '')}, {versions}. One thread, batch 1, fixed "
             "shapes. `ms`: medians of alternated runs on this machine, and the median of paired ratios with its 95 % "
             "interval. `M instructions`: executed by an emulated Cortex-A76, counted over two runs: a proxy, no time. "
-            "`forecast`: nodes that the provider would take by onnxruntime's own list of operators; nothing ran."
+            "`forecast`: nodes that the provider would take by onnxruntime's own list of operators; nothing ran. "
+            "Inputs are single samples; sizes that were chosen stand beside the model."
         ),
     ]
     if machine.get("load", 0.0) > 1:
@@ -52,7 +53,7 @@ def _figures(result: Row, models: Sequence[str], targets: Sequence[str]) -> list
             made = result.get("made", {}).get(f"{model} {target}", {})
             before, after = found["models"]
             rows.append((
-                model,
+                " ".join([model, found["input"]]) if found.get("input") else model,
                 target,
                 _KINDS[found["latency"]],
                 _cost(before),
