@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from onnxprune.model import Model, digest, load
 from onnxprune.mutants import Mutants
 from onnxprune.packing import unpacked
 from onnxprune.plan import read_plan
+from onnxprune.progress import Progress, Turn
 from onnxprune.runtime import Feeds, open_session, written
 from onnxprune.synthetic import parse_shapes, probes
 from onnxprune.targets.target import Target, parse_target
@@ -32,8 +33,6 @@ RACE_S = 0.5
 _AT_ONCE = 6
 # The candidate must be what the plan makes, to rounding.
 _SAME = 1e-3
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +192,8 @@ def blame(
     found: tuple[Timed, ...] = ()
     gained: Sequence[Share | None] = [None] * len(parts)
     if time:
-        progress(f"time on {place.name}")
+        races = 2 + len(parts) + math.ceil(len(parts) / _AT_ONCE)
+        progress(Turn(f"time on {place.name}", seconds=RACE_S * races))
         found = place.time((path, other), timed, budget_s=2 * RACE_S)
         gained = tuple(_gains(mutants.whole, [part.mutant.model for part in parts], timed, place))
     charges = [Charge(part=part, gained_ms=share) for part, share in zip(parts, gained, strict=True)]

@@ -21,6 +21,7 @@ from onnxprune.errors import DataError, OutputError
 from onnxprune.masks import kept_rows, mask_input
 from onnxprune.model import Model
 from onnxprune.observer import groups, observer, shapes_of, unobservable
+from onnxprune.progress import Progress, Turn
 from onnxprune.runtime import Array, Feeds, Port
 from onnxprune.solvers.histogram import Histogram, histogram_of, merged
 
@@ -121,6 +122,7 @@ def collect(
     *,
     mask: str | None = None,
     memory_bytes: int = MEMORY_BYTES,
+    progress: Progress = lambda _: None,
 ) -> Statistics:
     """Statistics of tensors over samples.
 
@@ -131,6 +133,7 @@ def collect(
         mask: the input [batch, sequence] that is 0 at padded tokens; None: found by its name, '' for none.
         memory_bytes: accumulators and activations that may be alive at once. Tensors are spread over several passes
             to keep to it, and finished Gram matrices then lie in temporary files; what is too large alone is `missing`.
+        progress: told each sample as its turn comes.
 
     Raises:
         DataError: there is no sample.
@@ -150,10 +153,11 @@ def collect(
     tokens: dict[str, Counter[int]] = {name: Counter() for name in needs.tokens - missing.keys()}
     histograms: dict[str, Histogram] = {}
     channels: dict[str, list[Matrix]] = {}
-    for part in parts:
+    for turn, part in enumerate(parts):
         observe = observer(model, part)
         sums = {name: _Sums(gram=name in needs.grams) for name in part if name in needs.grams | needs.columns}
-        for feed in feeds:
+        for at, feed in enumerate(feeds, 1 + turn * len(feeds)):
+            progress(Turn("collect statistics", at, len(parts) * len(feeds), kind="statistics"))
             for name, value in observe(feed).items():
                 if name in needs.ranges and value.size:
                     low, high = ranges.get(name, (np.inf, -np.inf))

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
+import onnx_graphsurgeon as gs
 
 from onnxprune.errors import ModelError
+from onnxprune.interface import interface_of
+from onnxprune.memory import memory_limit
 from onnxprune.model import Model, subgraphs
-from onnxprune.runtime import save_optimized, written
+from onnxprune.packing import find_packed
+from onnxprune.pieces import Piece, alone, read_by, run_in_pieces
+from onnxprune.runtime import Feeds, pieces_of, run_piece, save_optimized, takes_too_much, written
 
 
 @dataclass(frozen=True)
@@ -34,11 +40,18 @@ class Decoded:
 
 
 class Decoding:
-    """Holds what the runtime makes of candidates against what it makes of one dense model."""
+    """Holds what the runtime makes of candidates against what it makes of one dense model.
 
-    def __init__(self, dense: Model) -> None:
+    Args:
+        dense: the model.
+        feeds: on which it runs. Where memory is short, both are opened piece by piece, and it takes a run to tell what
+            goes from one piece to the next; whole sessions are opened without them.
+    """
+
+    def __init__(self, dense: Model, feeds: Feeds | None = None) -> None:
         self._dense = dense
-        self._operators: Counter[tuple[str, str]] | None = None
+        self._feeds = feeds
+        self._operators: dict[tuple[str, ...], Counter[tuple[str, str]]] = {}
 
     def of(self, candidate: Model, names: Collection[str]) -> Decoded:
         """What a session of a candidate still computes at every run.
@@ -47,8 +60,39 @@ class Decoding:
             candidate: the dense model with some weights packed.
             names: of what decodes them.
         """
-        if self._operators is None:
-            self._operators = Counter(_kinds(_optimized(self._dense)))
+        limit = memory_limit()
+        if limit is not None and self._feeds is not None and takes_too_much(self._dense):
+            return self._by_pieces(candidate, frozenset(names), limit, self._feeds)
+        return self._held(candidate, self._dense, (), names)
+
+    def _by_pieces(self, candidate: Model, names: frozenset[str], limit_bytes: int, feeds: Feeds) -> Decoded:
+        """The same of each stretch of nodes that reads packed weights, with what decodes these."""
+        dense, packed = self._dense.copy(), candidate.copy()
+        decoders = {one.tensor.name: one.nodes for one in find_packed(packed.graph) if one.tensor.name in names}
+        cut = [_counterpart(piece, dense) for piece in pieces_of(packed, limit_bytes)]
+        pieces = {_outputs(piece.nodes): piece for piece in cut if piece.nodes}
+        held = {_outputs([node]): node for node in packed.graph.nodes}
+        found: list[Decoded] = []
+
+        def run(part: Model, values: Mapping[str, Any]) -> dict[str, Any]:
+            key = _outputs(part.graph.nodes)
+            nodes = [held[_outputs([node])] for node in part.graph.nodes]
+            read = {name for node in nodes for name in read_by(node)} & decoders.keys()
+            if read:
+                wanted = {id(node) for node in nodes} | {id(node) for name in read for node in decoders[name]}
+                both = tuple(node for node in packed.graph.nodes if id(node) in wanted)
+                other = alone(packed, replace(pieces[key], nodes=both), values)
+                found.append(self._held(other, part, key, read))
+            return run_piece(part, values)
+
+        run_in_pieces(dense, tuple(pieces.values()), interface_of(dense.metadata).fitted(feeds), run)
+        left = frozenset[str]().union(*(one.left for one in found))
+        return Decoded(left, next((one.why for one in found if one.why), ""))
+
+    def _held(self, candidate: Model, dense: Model, key: tuple[str, ...], names: Collection[str]) -> Decoded:
+        """One session's graph held against the other's; that of the dense model is remembered by its key."""
+        if key not in self._operators:
+            self._operators[key] = Counter(_kinds(_optimized(dense)))
         try:
             graph = _optimized(candidate)
         except ModelError as error:
@@ -56,13 +100,31 @@ class Decoding:
         left = {name for node in graph.node for name in node.output}.intersection(names)
         if left:
             return Decoded(left=frozenset(left))
-        operators = Counter(_kinds(graph))
-        if operators != self._operators:
-            more, less = operators - self._operators, self._operators - operators
+        operators, before = Counter(_kinds(graph)), self._operators[key]
+        if operators != before:
+            more, less = operators - before, before - operators
             words = [f"{count} more {_word(kind)}" for kind, count in sorted(more.items())]
             words += [f"{count} fewer {_word(kind)}" for kind, count in sorted(less.items())]
             return Decoded(why=f"the runtime runs other operators: {', '.join(words)}")
         return Decoded()
+
+
+def _counterpart(piece: Piece, dense: Model) -> Piece:
+    """The nodes of a piece that the dense model has, too: its own, and what goes in and out of them there."""
+    whole = {_outputs([node]): node for node in dense.graph.nodes}
+    computed = {tensor.name for node in dense.graph.nodes for tensor in node.outputs}
+    known = computed | {tensor.name for tensor in dense.graph.inputs}
+    return replace(
+        piece,
+        nodes=tuple(whole[made] for node in piece.nodes if (made := _outputs([node])) in whole),
+        reads=tuple(name for name in piece.reads if name in known),
+        gives=tuple(name for name in piece.gives if name in computed),
+    )
+
+
+def _outputs(nodes: Iterable[gs.Node]) -> tuple[str, ...]:
+    """The names of what nodes make, which tell them from all others."""
+    return tuple(tensor.name for node in nodes for tensor in node.outputs)
 
 
 def _optimized(model: Model) -> onnx.GraphProto:

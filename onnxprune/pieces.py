@@ -134,14 +134,23 @@ def run_in_pieces(model: Model, pieces: Sequence[Piece], feeds: Mapping[str, Any
     values: dict[str, Any] = {**known, **feeds}
     for at, piece in enumerate(pieces):
         if piece.gives:
-            values |= run(_alone(model, piece, values), {name: values[name] for name in piece.reads})
+            values |= run(alone(model, piece, values), {name: values[name] for name in piece.reads})
         needed = set(outputs).union(*(later.reads for later in pieces[at + 1 :]))
         values = {name: value for name, value in values.items() if name in needed}
     return {name: values[name] for name in outputs}
 
 
-def _alone(model: Model, piece: Piece, values: Mapping[str, Any]) -> Model:
-    """A piece as a model of its own."""
+def alone(model: Model, piece: Piece, values: Mapping[str, Any]) -> Model:
+    """A piece as a model of its own.
+
+    Args:
+        model: whose nodes they are; the types of what the piece gives are rewritten.
+        piece: of it.
+        values: of what the piece reads.
+
+    Raises:
+        ModelError: what it reads is no tensor.
+    """
     tensors = {t.name: t for node in piece.nodes for t in node.outputs}
     inputs = []
     for name in piece.reads:
@@ -155,7 +164,7 @@ def _alone(model: Model, piece: Piece, values: Mapping[str, Any]) -> Model:
         tensors[name].dtype = tensors[name].shape = None
         outputs.append(tensors[name])
     graph = model.graph
-    alone = gs.Graph(
+    part = gs.Graph(
         nodes=list(piece.nodes),
         inputs=inputs,
         outputs=outputs,
@@ -165,4 +174,4 @@ def _alone(model: Model, piece: Piece, values: Mapping[str, Any]) -> Model:
         ir_version=graph.ir_version,
     )
     # Outside the file: the runtime maps such weights instead of copying them.
-    return Model(graph=alone, fields=FileFields(external=True))
+    return Model(graph=part, fields=FileFields(external=True))

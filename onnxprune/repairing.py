@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from onnxprune.attribution import Attribution, Part
@@ -14,13 +15,14 @@ from onnxprune.memory import short_of_memory
 from onnxprune.model import Model
 from onnxprune.mutants import Mutants
 from onnxprune.plan import Change, Edit, Skip
+from onnxprune.progress import Progress, Turn
 from onnxprune.protocol import Pass
 from onnxprune.resuming import Trail
 from onnxprune.reverting import milder_of
 from onnxprune.runtime import open_session
 from onnxprune.sites import find_sites
 from onnxprune.stages import Outcome
-from onnxprune.subject import Subject, context_for, race_on
+from onnxprune.subject import RACE_S, Subject, context_for, race_on
 from onnxprune.targets.target import Timer
 
 # Held-out samples that rank groups of edits; whether the rest stands is judged on all.
@@ -29,8 +31,6 @@ RANKING_SAMPLES = 32
 _AT_ONCE = 6
 # A share of a run's time that no clock tells from none.
 _NO_TIME = 0.005
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,13 @@ def reach(
     moves = repair.moves(progress)
     tried: dict[int, Outcome] = {0: outcome}
 
+    # Halving takes so many trials, and one of all before.
+    most = 1 + math.ceil(math.log2(max(len(moves), 1)))
+
     def stands(count: int) -> bool:
         if count not in tried:
-            progress(f"{count} of {len(moves)} groups of edits give way")
+            said = f"{count} of {len(moves)} groups of edits give way"
+            progress(Turn(said, len(tried), max(most, len(tried)), kind="repair"))
             tried[count] = repair.without(moves[:count], anew=False)
         return tried[count].fidelity.score >= floor
 
@@ -126,7 +130,9 @@ class _Repair:
     def moves(self, progress: Progress) -> list[_Move]:
         """In the order in which groups give way; those that gave way to milder forms go altogether in the end."""
         parts = Attribution(self._mutants, self._quick, alone=False).parts(progress=progress)
-        progress("time the model without each of them")
+        races = len(parts) + math.ceil(len(parts) / _AT_ONCE)
+        seconds = 0.0 if self._race is None else RACE_S * races
+        progress(Turn("time the model without each of them", seconds=seconds))
         slower = self._slower([part.mutant.model for part in parts])
         ranked = sorted(zip(parts, slower, strict=True), key=lambda pair: _worth(*pair), reverse=True)
         first: list[_Move] = []

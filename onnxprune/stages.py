@@ -136,6 +136,6 @@ class _Job:
     def _statistics(self, model: Model, needs: Needs, subject: Subject) -> Statistics:
         found = self._trail.statistics(self._edits, needs)
         if found is None:
-            found = collected(model, needs, subject)
+            found = collected(model, needs, subject, self._progress)
             self._trail.keep_statistics(self._edits, needs, found)
         return found

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,11 @@ def _refuse_nan(model: Model, path: Path) -> None:
 Collect = Callable[[Model, Needs, Subject], Statistics]
 
 
-def collected(model: Model, needs: Needs, subject: Subject) -> Statistics:
+def collected(
+    model: Model, needs: Needs, subject: Subject, progress: Callable[[str], None] = lambda _: None
+) -> Statistics:
     """Statistics over the samples that calibrate."""
-    return collect(model, needs, subject.samples.calibration, mask=subject.mask)
+    return collect(model, needs, subject.samples.calibration, mask=subject.mask, progress=progress)
 
 
 def context_for(
@@ -226,7 +229,7 @@ def context_for(
         loss=subject.loss,
         original=baseline,
         latency=clock.of(model, subject.timed),
-        decoding=Decoding,
+        decoding=partial(Decoding, feeds=probe_feeds[0]),
         gradients=gradients,
         recover=recover,
         signs=signs_of(clock.target),

@@ -14,6 +14,7 @@ from onnxprune.dimensions import Dimension
 from onnxprune.errors import DataError, Declined, OptionError
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
+from onnxprune.progress import Turn
 from onnxprune.protocol import Context, Proposal
 from onnxprune.ranges import at_least, check_ranges, share_or_count
 from onnxprune.removal import ranking
@@ -111,7 +112,8 @@ class Removal:
         by_id = {site.id: site for site in open_sites}
         edits: list[Edit] = []
         current, held = model, weights_of(model.graph)
-        for site, count in zip(open_sites, counts, strict=True):
+        for at, (site, count) in enumerate(zip(open_sites, counts, strict=True), 1):
+            context.progress(Turn(f"{self.name}: {site.id}", at, len(open_sites), kind="sites"))
             edit = self._edit(site, count, model, current, held, by_id, context, graded, [first, *edits])
             if edit is None:
                 skips.append(Skip(site=site.id, why=f"all {site.units} units stay"))

@@ -16,7 +16,7 @@ from onnxprune.memory import memory_limit
 from onnxprune.model import Model, load, size_on_disk, to_references
 from onnxprune.packing import find_packed
 from onnxprune.packing.forms import decoding_bytes
-from onnxprune.pieces import cut_into_pieces, run_in_pieces
+from onnxprune.pieces import Piece, cut_into_pieces, run_in_pieces
 from onnxprune.runtime.options import Level, first_line, session_options
 from onnxprune.runtime.ports import Feeds, declared, port_of
 from onnxprune.runtime.writing import written
@@ -77,8 +77,7 @@ class PieceSession(Session):
         self.inputs = tuple(declared(tensor) for tensor in model.graph.inputs)
         self.outputs = tuple(declared(tensor) for tensor in model.graph.outputs)
         self._model = model.copy()
-        decoded = {packed.tensor.name: decoding_bytes(packed.form) for packed in find_packed(model.graph)}
-        self._pieces = cut_into_pieces(self._model.graph, limit_bytes // COPIES, decoded)
+        self._pieces = pieces_of(self._model, limit_bytes)
         self._level: Level = level
         self._threads = threads
 
@@ -86,22 +85,46 @@ class PieceSession(Session):
         """Outputs by name; see `Session.run`."""
 
         def run(piece: Model, values: Mapping[str, Any]) -> dict[str, Any]:
-            try:
-                return self._open(piece, packed=False).run(values)
-            except ModelError:
-                # Some kernels can do with rearranged weights only.
-                return self._open(piece, packed=True).run(values)
+            return run_piece(piece, values, level=self._level, threads=self._threads, name=self.name)
 
         return run_in_pieces(self._model, self._pieces, self.interface.fitted(feeds), run)
 
-    def _open(self, piece: Model, *, packed: bool) -> Session:
-        """A session whose weights stay in the files they are mapped from; `packed`: and in copies that kernels make."""
-        message, root = to_references(piece)
-        options = session_options(self._level, self._threads)
-        options.enable_cpu_mem_arena = False
-        options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
-        return session_of(message, options, name=self.name)
+
+def pieces_of(model: Model, limit_bytes: int) -> tuple[Piece, ...]:
+    """The pieces of a model whose sessions take so many bytes each; packed weights count as they are decoded."""
+    decoded = {packed.tensor.name: decoding_bytes(packed.form) for packed in find_packed(model.graph)}
+    return cut_into_pieces(model.graph, limit_bytes // COPIES, decoded)
+
+
+def run_piece(
+    piece: Model, values: Mapping[str, Any], *, level: Level = "default", threads: int = 1, name: str = "model.onnx"
+) -> dict[str, Any]:
+    """What a piece gives, by a session that is gone afterwards.
+
+    Raises:
+        ModelError: it does not run.
+    """
+    try:
+        return _opened(piece, level, threads, name, packed=False).run(values)
+    except ModelError:
+        # Some kernels can do with rearranged weights only.
+        return _opened(piece, level, threads, name, packed=True).run(values)
+
+
+def _opened(piece: Model, level: Level, threads: int, name: str, *, packed: bool) -> Session:
+    """A session whose weights stay in the files they are mapped from; `packed`: and in copies that kernels make."""
+    message, root = to_references(piece)
+    options = session_options(level, threads)
+    options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(root))
+    return session_of(message, options, name=name)
+
+
+def takes_too_much(source: Path | str | Model) -> bool:
+    """Whether a session of the whole model would take more memory than it may."""
+    limit = memory_limit()
+    return limit is not None and _weight_bytes(source) * COPIES > limit
 
 
 def open_session(source: Path | str | Model, *, level: Level = "default", threads: int = 1) -> Session:
@@ -111,7 +134,7 @@ def open_session(source: Path | str | Model, *, level: Level = "default", thread
         ModelError: onnxruntime refuses the model.
     """
     limit = memory_limit()
-    if limit is not None and _weight_bytes(source) * COPIES > limit:
+    if limit is not None and takes_too_much(source):
         name = "model.onnx" if isinstance(source, Model) else Path(source).name
         model = source if isinstance(source, Model) else load(source)
         return PieceSession(model, limit, level=level, threads=threads, name=name)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from onnxprune.progress import Turn
 from onnxprune.search.choosing import Levels, Limits
 from onnxprune.search.goal import Goal
 from onnxprune.search.searcher import Candidate, Searcher
@@ -53,6 +54,7 @@ def reach(searcher: Searcher, goal: Goal, *, margin: float = MARGIN) -> Found:
     tried: list[Candidate] = []
     settled, reachable = False, True
     for turn in range(ROUNDS):
+        # How many rounds it takes, nobody knows before.
         searcher.progress(f"search within {_words(ms, size)}, round {turn + 1}")
         limits = Limits(ms.limit, size.limit)
         numbers = searcher.within(limits) if settled else searcher.plain(limits)
@@ -86,7 +88,7 @@ def fastest(searcher: Searcher, holds: Callable[[Candidate], bool]) -> Candidate
     low, high = searcher.ends.fastest_ms, searcher.latency.ms({})
     best: Candidate | None = None
     for turn in range(_HALVINGS):
-        searcher.progress(f"search the fastest above the floor, round {turn + 1}")
+        searcher.progress(Turn("search the fastest above the floor", turn + 1, _HALVINGS, kind="fastest"))
         middle = math.sqrt(max(low, 1e-9) * high)
         candidate = _at(searcher, searcher.plain(Limits(ms=middle)))
         if candidate is not None and holds(candidate):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.graph import constants, elements, stored_bytes
+from onnxprune.progress import Turn
 from onnxprune.search.building import Builder
 from onnxprune.search.grid import Grid
 from onnxprune.search.judging import Judge
@@ -37,10 +38,10 @@ def error_table(
         grid: levels of every place.
         judge: what whole models lose.
         file_bytes: of the uncut model.
-        progress: told once.
+        progress: told each part of it.
     """
+    weights = _weights(builder, grid, judge, progress)
     progress("weigh places by the loss of whole models")
-    weights = _weights(builder, grid, judge)
     gone = _alone(
         builder.places, judge, {place.id: [one for one in grid[place.id] if one.units == 0] for place in builder.places}
     )
@@ -66,11 +67,12 @@ def error_table(
     return ErrorTable(places=rows, weights=weights, sizes=sizes, rest_bytes=rest)
 
 
-def _weights(builder: Builder, grid: Grid, judge: Judge) -> dict[str, float]:
+def _weights(builder: Builder, grid: Grid, judge: Judge, progress: Callable[[str], None]) -> dict[str, float]:
     """What the whole model loses for each unit of a place's own error."""
     measured: dict[str, float] = {}
-    cuttable = [place for place in builder.places if place.id in builder.solutions]
-    for place in _some(cuttable):
+    some = _some([place for place in builder.places if place.id in builder.solutions])
+    for at, place in enumerate(some, 1):
+        progress(Turn(f"weigh {place.id} by the loss of whole models", at, len(some), kind="weigh"))
         counts = [level for level in grid[place.id] if level.units and level.bits is None]
         if not counts:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from onnxprune import decoding
 from onnxprune.decoding import Decoded, Decoding
 from onnxprune.errors import Declined, OnnxPruneError
 from onnxprune.judge import Broken, refuse_other_bits
+from onnxprune.memory import memory_limited
 from onnxprune.model import Model, load, save, to_bytes
 from onnxprune.packing import find_packed, unpacked
 from onnxprune.passes import PackWeights
-from onnxprune.plan import Edit, Report
+from onnxprune.plan import Edit, Report, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.reverting import Trial, no_slower_at_all
 from onnxprune.runtime import open_session
@@ -339,3 +342,53 @@ def test_weights_outside_the_file_are_packed_there(tmp_path: Path) -> None:
     x = {"x": np.ones((1, 3, 64), np.float32)}
     expected, came = (open_session(tmp_path / f"{name}.onnx").run(x)["y"] for name in ("model", "packed"))
     assert came.tobytes() == expected.tobytes()
+
+
+def tied() -> onnx.ModelProto:
+    """A table whose rows are looked up first and multiplied with last, and a product in between."""
+    nodes = [
+        graphs.node("Gather", ["table", "ids"], ["rows"]),
+        graphs.node("MatMul", ["rows", "w"], ["between"]),
+        graphs.node("Relu", ["between"], ["active"]),
+        graphs.node("Transpose", ["table"], ["turned"], perm=[1, 0]),
+        graphs.node("MatMul", ["active", "turned"], ["y"]),
+    ]
+    constants = {"table": sparse(400, 128), "w": sparse(128, 128, seed=1)}
+    inputs, outputs = [graphs.info("ids", ("count",), graphs.INT64)], [graphs.info("y", ("count", 400))]
+    return graphs.model(nodes, inputs, outputs, constants)
+
+
+FEEDS = {"ids": np.arange(5)}
+
+
+def test_where_memory_is_short_what_decodes_is_proved_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(graphs.saved(tied(), tmp_path))
+    whole = PackWeights().propose(model, (), Context(decoding=Decoding))
+    opened: list[frozenset[str]] = []
+
+    def optimized(part: Model) -> onnx.GraphProto:
+        names = {tensor.name for node in part.graph.nodes for tensor in [*node.inputs, *node.outputs]}
+        opened.append(frozenset(names & {"table", "w"}))
+        return original(part)
+
+    original = decoding._optimized
+    monkeypatch.setattr(decoding, "_optimized", optimized)
+    with memory_limited(1):
+        parts = PackWeights().propose(model, (), Context(decoding=partial(Decoding, feeds=FEEDS)))
+    assert [edit.site for edit in parts.edits] == [edit.site for edit in whole.edits] == ["table", "w"]
+    assert parts.skips == ()
+    # Each with the nodes that read it, dense and packed, and never both weights at once.
+    assert sorted(map(sorted, opened)) == [["table"]] * 4 + [["w"]] * 2
+
+
+def test_what_is_decoded_at_every_run_is_found_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(graphs.saved(tied(), tmp_path))
+    # A runtime that optimizes nothing.
+    monkeypatch.setattr(decoding, "_optimized", lambda part: onnx.load_from_string(to_bytes(part)).graph)
+    with memory_limited(1):
+        parts = PackWeights().propose(model, (), Context(decoding=partial(Decoding, feeds=FEEDS)))
+    assert parts.edits == ()
+    why = "the runtime would decode it at every run"
+    assert parts.skips == (Skip(site="table", why=why), Skip(site="w", why=why))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from onnxprune import apply, optimize
 from onnxprune.cli import main
 from onnxprune.errors import DataError, OptionError
 from onnxprune.result import Result
+from onnxprune.search import aiming
+from onnxprune.search.goal import Goal
 from tests.building import Net
 from tests.search.working import WorkTarget, work_ms
 
@@ -293,3 +296,10 @@ def test_channels_are_cut_before_static_convolutions_that_correct_their_bias(
     result = search(tmp_path, speedup=1.5)
     assert result.goal.evaluations > 0
     assert target.timed
+
+
+def test_a_search_begins_as_if_it_were_the_first() -> None:
+    """What files of other searches took beyond what was foreseen would make results depend on their order."""
+    searcher = SimpleNamespace(unforeseen=5)
+    aiming._Job(searcher, Goal(size_share=0.5), None, None)  # type: ignore[arg-type]
+    assert searcher.unforeseen == 0
