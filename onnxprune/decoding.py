@@ -17,7 +17,8 @@ from onnxprune.interface import interface_of
 from onnxprune.memory import memory_limit
 from onnxprune.model import Model, subgraphs
 from onnxprune.packing import find_packed
-from onnxprune.pieces import Piece, alone, read_by, run_in_pieces
+from onnxprune.packing.forms import decoding_bytes
+from onnxprune.pieces import alone, read_by, run_in_pieces
 from onnxprune.runtime import Feeds, pieces_of, run_piece, save_optimized, takes_too_much, written
 
 
@@ -68,18 +69,18 @@ class Decoding:
     def _by_pieces(self, candidate: Model, names: frozenset[str], limit_bytes: int, feeds: Feeds) -> Decoded:
         """The same of each stretch of nodes that reads packed weights, with what decodes these."""
         dense, packed = self._dense.copy(), candidate.copy()
-        decoders = {one.tensor.name: one.nodes for one in find_packed(packed.graph) if one.tensor.name in names}
-        cut = [_counterpart(piece, dense) for piece in pieces_of(packed, limit_bytes)]
-        pieces = {_outputs(piece.nodes): piece for piece in cut if piece.nodes}
+        forms = {one.tensor.name: one for one in find_packed(packed.graph) if one.tensor.name in names}
+        sizes = {name: decoding_bytes(one.form) for name, one in forms.items()}
+        pieces = {_outputs(piece.nodes): piece for piece in pieces_of(dense, limit_bytes, sizes)}
         held = {_outputs([node]): node for node in packed.graph.nodes}
         found: list[Decoded] = []
 
         def run(part: Model, values: Mapping[str, Any]) -> dict[str, Any]:
             key = _outputs(part.graph.nodes)
             nodes = [held[_outputs([node])] for node in part.graph.nodes]
-            read = {name for node in nodes for name in read_by(node)} & decoders.keys()
+            read = {name for node in nodes for name in read_by(node)} & forms.keys()
             if read:
-                wanted = {id(node) for node in nodes} | {id(node) for name in read for node in decoders[name]}
+                wanted = {id(node) for node in nodes} | {id(node) for name in read for node in forms[name].nodes}
                 both = tuple(node for node in packed.graph.nodes if id(node) in wanted)
                 other = alone(packed, replace(pieces[key], nodes=both), values)
                 found.append(self._held(other, part, key, read))
@@ -107,19 +108,6 @@ class Decoding:
             words += [f"{count} fewer {_word(kind)}" for kind, count in sorted(less.items())]
             return Decoded(why=f"the runtime runs other operators: {', '.join(words)}")
         return Decoded()
-
-
-def _counterpart(piece: Piece, dense: Model) -> Piece:
-    """The nodes of a piece that the dense model has, too: its own, and what goes in and out of them there."""
-    whole = {_outputs([node]): node for node in dense.graph.nodes}
-    computed = {tensor.name for node in dense.graph.nodes for tensor in node.outputs}
-    known = computed | {tensor.name for tensor in dense.graph.inputs}
-    return replace(
-        piece,
-        nodes=tuple(whole[made] for node in piece.nodes if (made := _outputs([node])) in whole),
-        reads=tuple(name for name in piece.reads if name in known),
-        gives=tuple(name for name in piece.gives if name in computed),
-    )
 
 
 def _outputs(nodes: Iterable[gs.Node]) -> tuple[str, ...]:

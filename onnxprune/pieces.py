@@ -40,7 +40,8 @@ def cut_into_pieces(graph: gs.Graph, limit_bytes: int, sizes: Mapping[str, int] 
     Args:
         graph: its nodes in an order in which they can run.
         limit_bytes: of the constants of one piece. What several pieces read counts in each.
-        sizes: bytes of what is computed from constants, by name, where that is many.
+        sizes: bytes that count, by name: of what is computed from constants, and of constants that take others than
+            their own.
     """
     stretches = list(_stretches(_late(graph), limit_bytes, sizes or {}))
     computed = {tensor.name for node in graph.nodes for tensor in node.outputs} | {t.name for t in graph.inputs}
@@ -90,7 +91,7 @@ def _stretches(
     held: set[int] = set()
     size = 0
     for node in nodes:
-        own = {id(t): stored_bytes(t) for t in _read_tensors(node) if isinstance(t, gs.Constant)}
+        own = {id(t): sizes.get(t.name, stored_bytes(t)) for t in _read_tensors(node) if isinstance(t, gs.Constant)}
         own |= {id(t): sizes[t.name] for t in node.outputs if t.name in sizes}
         more = sum(each for key, each in own.items() if key not in held)
         if stretch and size + more > limit_bytes:

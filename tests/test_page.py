@@ -115,6 +115,28 @@ def test_every_command_writes_its_page(tmp_path: Path, arguments: list[str], sai
         assert words in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["optimize", "model.onnx", "-o", "small.onnx"], ["Not timed", "Site by site", "Where fidelity is lost"]),
+        (["validate", "model.onnx", "model.onnx"], ["Fidelity 1.0000 reaches 0.95.", "Where fidelity is lost"]),
+        (["inspect", "model.onnx"], ["parameters", "Inputs and outputs"]),
+    ],
+)
+def test_where_memory_is_short_pages_are_written_without_a_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: list[str]
+) -> None:
+    # The smallest limit is large for a small model: then every model counts as too large.
+    monkeypatch.setattr("onnxprune.memory.JOB_COPIES", 1 << 30)
+    graphs.saved(graphs.layers(2), tmp_path)
+    result = CliRunner().invoke(main, [*arguments, "--max-memory", "64MiB", "--html", "page.html"])
+    assert result.exit_code == 0, result.output
+    text = " ".join(read(Path("page.html")).text)
+    for words in said:
+        assert words in text
+    assert "Where the time goes" not in text
+
+
 def mapped(path: Path, *passes: str) -> tuple[str, list[dict[str, str]]]:
     """The words of the map's picture and the rows of its table, of a model that passes have made."""
     result = optimize(path, output="small.onnx", passes=passes, allow_synthetic=True, fidelity="off")

@@ -59,14 +59,12 @@ def optimize(
     page_possible(html)
     with progress_of(quiet=as_json) as progress:
         result = run(model, fidelity=floor(fidelity), speedup=factor(speedup), progress=progress, **options)
-        if html is not None and result.timed is None:
-            why = "its pictures run whole models, and memory is too short"
-            click.echo(f"onnxprune: {html}: not written: {why}.", err=True)
-        elif html is not None:
+        if html is not None:
             from onnxprune.report.page import command_of, result_page, write_page
 
             progress("draw the page")
-            write_page(result_page(result, options["data"], command_of(sys.argv)), html)
+            page = result_page(result, options["data"], command_of(sys.argv), options["max_memory"])
+            write_page(page, html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:

@@ -37,7 +37,8 @@ def validate(reference: Path, candidate: Path, as_json: bool, html: Path | None,
             from onnxprune.report.page import command_of, comparison_page, write_page
 
             progress("draw the page")
-            write_page(comparison_page(result, options["data"], command_of(sys.argv)), html)
+            page = comparison_page(result, options["data"], command_of(sys.argv), options["max_memory"])
+            write_page(page, html)
     if as_json:
         click.echo(dumps(result.to_json()))
     else:

@@ -90,10 +90,13 @@ class PieceSession(Session):
         return run_in_pieces(self._model, self._pieces, self.interface.fitted(feeds), run)
 
 
-def pieces_of(model: Model, limit_bytes: int) -> tuple[Piece, ...]:
-    """The pieces of a model whose sessions take so many bytes each; packed weights count as they are decoded."""
+def pieces_of(model: Model, limit_bytes: int, sizes: Mapping[str, int] | None = None) -> tuple[Piece, ...]:
+    """The pieces of a model whose sessions take so many bytes each.
+
+    Packed weights count as they are decoded, other constants as they are stored unless `sizes` names them.
+    """
     decoded = {packed.tensor.name: decoding_bytes(packed.form) for packed in find_packed(model.graph)}
-    return cut_into_pieces(model.graph, limit_bytes // COPIES, decoded)
+    return cut_into_pieces(model.graph, limit_bytes // COPIES, {**decoded, **(sizes or {})})
 
 
 def run_piece(

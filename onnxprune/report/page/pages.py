@@ -11,6 +11,8 @@ from typing import Any
 from onnxprune.comparison import Comparison, Timings
 from onnxprune.figures import OutputFigures
 from onnxprune.inspection import Inspection, inspect
+from onnxprune.memory import job_memory, read_limit
+from onnxprune.model import size_on_disk
 from onnxprune.report.page.document import Page, Section, Table
 from onnxprune.report.page.looking import feeds_for, time_by_operator, where_lost
 from onnxprune.report.page.sites import site_map
@@ -23,13 +25,14 @@ from onnxprune.targets.timing import Ratio
 _NAMED = 12
 
 
-def result_page(result: Result, data: str | None, command: Sequence[str]) -> Page:
+def result_page(result: Result, data: str | None, command: Sequence[str], max_memory: str | int | None = None) -> Page:
     """Of `optimize`.
 
     Args:
         result: what it gave back.
         data: as the user named it.
         command: as the user typed it.
+        max_memory: as for `optimize`. Where it is short, models are looked into piece by piece and not profiled.
     """
     before, after = result.before, result.after
     size = after.size_bytes / before.size_bytes
@@ -40,7 +43,7 @@ def result_page(result: Result, data: str | None, command: Sequence[str]) -> Pag
     sections = [
         Section(title="Each target", parts=[_targets(result)]) if len(result.measurements) > 1 else None,
         _fidelity(result.fidelity.outputs, result.fidelity.samples, synthetic=result.data.synthetic),
-        *_looked_into(result, data),
+        *_looked_into(result.input, result.output, data, result.shape, max_memory),
         _changes(result),
         _reasons("Taken back", [skip for report in result.reports for skip in report.reverted]),
         _reasons("Left alone", [skip for report in result.reports for skip in report.skips]),
@@ -66,16 +69,18 @@ def result_page(result: Result, data: str | None, command: Sequence[str]) -> Pag
     )
 
 
-def _looked_into(result: Result, data: str | None) -> tuple[Section | None, ...]:
-    """What whole models in memory tell; nothing where there is no room for them."""
-    if result.timed is None:
-        return ()
-    feeds = feeds_for(result.input, data, result.shape)
-    return (
-        site_map(inspect(result.input), inspect(result.output)),
-        time_by_operator(result.input, result.output, feeds),
-        where_lost(result.input, result.output, feeds),
-    )
+def _looked_into(
+    before: Path, after: Path, data: str | None, shape: Mapping[str, Sequence[int]], max_memory: str | int | None
+) -> tuple[Section | None, ...]:
+    """What the models tell site by site, operator by operator and block by block."""
+    with job_memory(read_limit(max_memory), size_on_disk(before)) as short:
+        feeds = feeds_for(before, data, shape)
+        return (
+            site_map(inspect(before, max_memory=max_memory), inspect(after, max_memory=max_memory)),
+            # A profile is one of a whole session.
+            None if short else time_by_operator(before, after, feeds),
+            where_lost(before, after, feeds),
+        )
 
 
 def _timed_rows(result: Result) -> list[tuple[str, str, str, str]]:
@@ -93,7 +98,9 @@ def _timed_rows(result: Result) -> list[tuple[str, str, str, str]]:
     ]
 
 
-def comparison_page(result: Comparison, data: str | None, command: Sequence[str]) -> Page:
+def comparison_page(
+    result: Comparison, data: str | None, command: Sequence[str], max_memory: str | int | None = None
+) -> Page:
     """Of `validate`; see `result_page`."""
     found = result.fidelity
     sections = [_fidelity(found.outputs, found.samples, synthetic=result.synthetic)]
@@ -106,7 +113,8 @@ def comparison_page(result: Comparison, data: str | None, command: Sequence[str]
         )
         parts = [Table(head=("what feeds it", "relative error"), rows=rows)] if rows else []
         sections.append(Section(title="Where they first part", text=text, parts=parts))
-    lost = where_lost(result.reference, result.candidate, feeds_for(result.reference, data, {}))
+    with job_memory(read_limit(max_memory), size_on_disk(result.reference)):
+        lost = where_lost(result.reference, result.candidate, feeds_for(result.reference, data, {}))
     reached = "reaches" if result.passed else "is under"
     return Page(
         title=f"onnxprune: {result.candidate.name} beside {result.reference.name}",
