@@ -1,12 +1,16 @@
 """Whether a cluster finds what one process finds: a sweep of 12 points, alone, on two workers, and with one killed.
 
     python -m benchmarks.cluster [--folder benchmarks] [--fixture fashion-convnet]
+    python -m benchmarks.cluster --layers [--fixture gloss-classifier]
 
 Writes `cluster.json` after each step, and `cluster.md` from it. One sweep goes to its end in one process with an empty
 cache. What the clock said in it (entries of kind `timing`) is the latency table that each of the others starts with:
 again in one process; with `--scheduler local --workers 2`; and with a worker killed by SIGKILL once three trials are
 done. Fronts are compared point by point, plans byte for byte. Without `--fixture` on a made-up transformer of one
 layer, which takes a minute; a fixture is searched for speed-ups, too.
+
+With `--layers`, `optimize` has the layers of one model solved: in one process, by two workers, and with one of them
+killed once three layers are done. Plans and models are compared byte for byte.
 """
 
 import argparse
@@ -24,6 +28,7 @@ from typing import Any
 
 from benchmarks.script import machine
 from benchmarks.tables import table
+from onnxprune.pipeline import optimize
 from onnxprune.store import FOLDER_VARIABLE, Store
 from onnxprune.sweeping import Sweep, sweep
 from tests import fronts
@@ -33,6 +38,11 @@ Row = dict[str, Any]
 _FIXTURES = Path(__file__).parents[1] / "fixtures"
 # With the default pipeline twelve points each.
 _MADE_UP: Row = {"recipe": fronts.RECIPES}
+_SOLVED = (
+    ("sparse-int8:sparsity=0.5",),
+    ("sparse-int8:sparsity=0.5,sequential=no",),
+    ("factor-linear:ratio=0.6,faster=no",),
+)
 _SEARCHED: Row = {"speedup": (1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 3.5), "size": ("0.25x", "0.2x", "0.15x")}
 
 
@@ -41,8 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("benchmarks"))
     parser.add_argument("--fixture")
+    parser.add_argument("--layers", action="store_true")
     options = parser.parse_args(arguments)
-    result: Row = {"machine": machine(), "fixture": options.fixture, "rows": []}
+    path = options.folder / "cluster.json"
+    result: Row = json.loads(path.read_text()) if path.exists() else {}
+    if options.layers:
+        result |= {"layers": layers(options.fixture), "layers_of": options.fixture}
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        (options.folder / "cluster.md").write_text(page(result))
+        return
+    result |= {"machine": machine(), "fixture": options.fixture, "rows": []}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         model, data = _prepared(scratch, options.fixture)
@@ -92,14 +110,52 @@ def cached(folder: Path, source: Path | None) -> Iterator[None]:
             os.environ[FOLDER_VARIABLE] = before
 
 
-def killing() -> Callable[[str], None]:
-    """Told each stage: once the third trial is done, the worker that is oldest dies without a word."""
+def layers(fixture: str | None) -> list[Row]:
+    """One model's layers solved in one process, by two workers, and with one of them killed."""
+    rows: list[Row] = []
+    two: Row = {"scheduler": "local", "workers": 2}
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        model, data = _prepared(scratch, fixture)
+        steps: list[tuple[str, Row]] = [("one process", {}), ("two workers", two), ("two workers, one killed", two)]
+        for passes in _SOLVED:
+            before: dict[str, bytes] = {}
+            for at, (title, more) in enumerate(steps):
+                folder = scratch / f"{len(rows)}"
+                folder.mkdir()
+                said: list[str] = []
+                kill = killing("solved on") if at == 2 else said.append
+                progress = _both(said.append, kill)
+                began = time.perf_counter()
+                optimize(
+                    model, data=data, passes=passes, output=folder / "o.onnx", fidelity="off", fresh=True,
+                    progress=progress, **more,
+                )  # fmt: skip
+                made: Row = {"passes": " ".join(passes), "run": title, "seconds": time.perf_counter() - began}
+                made["solved"] = sum("solved on" in one for one in said)
+                found = plans(folder)
+                before = before or found
+                made["same_bytes"] = [found == before, len(found)]
+                rows.append(made)
+    return rows
+
+
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def tell(stage: str) -> None:
+        first(stage)
+        second(stage)
+
+    return tell
+
+
+def killing(word: str = "is done") -> Callable[[str], None]:
+    """Told each stage: once the third of those with the word is said, the worker that is oldest dies silently."""
     done: list[str] = []
 
     def tell(stage: str) -> None:
-        if "is done" in stage:
+        if word in stage:
             done.append(stage)
-        if len(done) == 3 and "is done" in stage:
+        if len(done) == 3 and word in stage:
             # Children are the workers alone: their nannies are threads of this process.
             oldest = min(active_children(), key=lambda child: child.pid or 0)
             os.kill(oldest.pid or 0, signal.SIGKILL)
@@ -133,6 +189,26 @@ def plans(folder: Path) -> dict[str, bytes]:
 
 def page(result: Row) -> str:
     """What `cluster.md` holds."""
+    return "\n\n".join([*_sweeps(result), *_layers(result)]) + "\n"
+
+
+def _layers(result: Row) -> list[str]:
+    if "layers" not in result:
+        return []
+    rows = [
+        [
+            one["passes"], one["run"], str(one["solved"] or ""), "yes" if one["same_bytes"][0] else "no",
+            f"{one['seconds']:.0f}",
+        ]
+        for one in result["layers"]
+    ]  # fmt: skip
+    head = ("passes", "solved by", "layers that workers solved", "same model and plan, byte for byte", "s")
+    what = "The same model" if result["layers_of"] is None else f"fixtures/{result['layers_of']}"
+    text = f"{what}, by `python -m benchmarks.cluster --layers`; workers on the same two cores, so none is faster."
+    return ["## Layers of one model", text, table(head, rows)]
+
+
+def _sweeps(result: Row) -> list[str]:
     rows = []
     for one in result["rows"]:
         same, (equal, files) = one.get("same_front"), one.get("same_bytes", (None, 0))
@@ -151,14 +227,13 @@ def page(result: Row) -> str:
     names = ", ".join(one["name"] for one in result["rows"][-1]["points"])
     what = "A made-up transformer of one layer" if result["fixture"] is None else f"fixtures/{result['fixture']}"
     where = f"{what}, {result['machine']['cpu']}, {result['machine']['cores']} cores"
-    parts = [
+    return [
         "# A sweep on a cluster",
         "Generated by `python -m benchmarks.cluster`; not edited by hand.",
         f"{where} shared with other work, so seconds say little. The first makes the latency table of the others.",
         table(head, rows),
         f"On the front: {names}.",
     ]
-    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def result_page(result: Result, data: str | None, command: Sequence[str], max_me
     sections = [
         Section(title="Each target", parts=[_targets(result)]) if len(result.measurements) > 1 else None,
         _fidelity(result.fidelity.outputs, result.fidelity.samples, synthetic=result.data.synthetic),
-        *_looked_into(result.input, result.output, data, result.shape, max_memory),
+        *_looked_into(result, data, max_memory),
         _changes(result),
         _reasons("Taken back", [skip for report in result.reports for skip in report.reverted]),
         _reasons("Left alone", [skip for report in result.reports for skip in report.skips]),
@@ -69,16 +69,15 @@ def result_page(result: Result, data: str | None, command: Sequence[str], max_me
     )
 
 
-def _looked_into(
-    before: Path, after: Path, data: str | None, shape: Mapping[str, Sequence[int]], max_memory: str | int | None
-) -> tuple[Section | None, ...]:
+def _looked_into(result: Result, data: str | None, max_memory: str | int | None) -> tuple[Section | None, ...]:
     """What the models tell site by site, operator by operator and block by block."""
-    with job_memory(read_limit(max_memory), size_on_disk(before)) as short:
-        feeds = feeds_for(before, data, shape)
+    before, after = result.input, result.output
+    with job_memory(read_limit(max_memory), size_on_disk(before)):
+        feeds = feeds_for(before, data, result.shape)
         return (
             site_map(inspect(before, max_memory=max_memory), inspect(after, max_memory=max_memory)),
-            # A profile is one of a whole session.
-            None if short else time_by_operator(before, after, feeds),
+            # Where there was no room for a clock, there is none for a profile.
+            None if result.timed is None else time_by_operator(before, after, feeds),
             where_lost(before, after, feeds),
         )
 
