@@ -21,7 +21,8 @@ def parts(name: str, test: int, made: Callable[[], Mapping[str, Array]]) -> tupl
         arrays = made()
         for place, rows in zip(places, (slice(test, None), slice(None, test)), strict=True):
             with packages.written(place) as partial:
-                np.savez_compressed(partial, **{key: values[rows] for key, values in arrays.items()})
+                told: dict[str, Any] = {key: values[rows] for key, values in arrays.items()}
+                np.savez_compressed(partial, **told)
     return places[0], places[1]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -215,7 +215,8 @@ def minitron(seed: int) -> Figures:
     from onnxprune.learn.methods.minitron import Minitron
 
     figures: dict[str, float] = {}
-    for score, words in (("minitron", "activations"), ("random", "random")):
+    scores: dict[Literal["minitron", "random"], str] = {"minitron": "activations", "random": "random"}
+    for score, words in scores.items():
         result = taught(Minitron(score=score, heads=0.5, neurons=0.5), seed)
         figures |= {words: perplexity(result.model), f"{words}, before training": float(np.exp(result.before))}
     return figures
