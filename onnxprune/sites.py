@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from onnxprune.blocks import Block, find_blocks
 from onnxprune.dimensions import Dimension
+from onnxprune.errors import OptionError
 from onnxprune.graph import elements
 from onnxprune.model import Model
 from onnxprune.structure import Structure
@@ -144,6 +145,24 @@ def with_registered(model: Model, sites: Mapping[str, Mapping[str, Any]]) -> Mod
     """The model remembering more sites."""
     held = registered(model) | {name: dict(entry) for name, entry in sites.items()}
     return model.with_metadata(**{REGISTRY: json.dumps(held, sort_keys=True)})
+
+
+def refuse_unknown(who: str, asked: Iterable[str], own: Iterable[Site], gone: Iterable[str] = ()) -> None:
+    """Refuse names of sites that there never were.
+
+    Args:
+        who: whose option names them.
+        asked: names.
+        own: sites on which it could act.
+        gone: names of sites that edits before have taken along.
+
+    Raises:
+        OptionError: a name is none of these.
+    """
+    names = [site.id for site in own]
+    unknown = set(asked).difference(names, gone)
+    if unknown:
+        raise OptionError(f"{who}: no site {min(unknown)!r}. Known: {', '.join(names) or 'none'}.")
 
 
 def _unit_sites(model: Model, structure: Structure) -> Iterator[Site]:

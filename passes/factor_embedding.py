@@ -16,7 +16,7 @@ from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.ranges import at_least, check_ranges, within
-from onnxprune.sites import Site
+from onnxprune.sites import Site, refuse_unknown
 from onnxprune.solvers.tables import allot_by_energy, allot_by_size, table_factors
 from onnxprune.tables import Table, clusters_of, copies_of, counts_of, places_of
 from onnxprune.weights import Weight, find_weights
@@ -87,10 +87,7 @@ class FactorEmbedding:
             for site in sites
             if site.weight in weights and any(use.role == "embedding" for use in weights[site.weight].uses)
         ]
-        unknown = set(self.sites) - {site.id for site in own}
-        if unknown:
-            known = ", ".join(site.id for site in own) or "none"
-            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        refuse_unknown(self.name, self.sites, own)
         tables, skips, done = [], [], factors_of(model)
         for site in own:
             try:

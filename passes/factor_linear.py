@@ -29,7 +29,7 @@ from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Level, Proposal
 from onnxprune.ranges import at_least, check_ranges, within
-from onnxprune.sites import Site
+from onnxprune.sites import Site, refuse_unknown, registered
 from onnxprune.solvers.lowrank import Factors
 from onnxprune.solvers.taylor import WeightGradient
 from onnxprune.weights import Weight, find_weights
@@ -132,10 +132,7 @@ class FactorLinear:
 
     def _linears(self, model: Model, sites: Sequence[Site]) -> tuple[list[Linear], list[Skip]]:
         own = [site for site in sites if site.kind == "linear"]
-        unknown = {*self.sites, *self.ranks()} - {site.id for site in own}
-        if unknown:
-            known = ", ".join(site.id for site in own) or "none"
-            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        refuse_unknown(self.name, {*self.sites, *self.ranks()}, own, registered(model))
         weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
         linears = []
         option = "sites" if self.sites else "levels"

@@ -20,7 +20,7 @@ from onnxprune.plan import Change, Edit, Skip
 from onnxprune.protocol import Context, Proposal
 from onnxprune.ranges import check_ranges, share_or_count
 from onnxprune.removal.bypass import Bypass
-from onnxprune.sites import GRAPH, Site, entries, registered, with_registered
+from onnxprune.sites import GRAPH, Site, entries, refuse_unknown, registered, with_registered
 from onnxprune.solvers import scores
 from onnxprune.solvers.taylor import block_taylor
 
@@ -86,10 +86,7 @@ class RemoveBlocks:
         """One edit a block or layer, in data order."""
         self._check_data(context)
         own = [site for site in sites if site.kind == "block"]
-        unknown = set(self.sites) - {site.id for site in own}
-        if unknown:
-            known = ", ".join(site.id for site in own) or "none"
-            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        refuse_unknown(self.name, self.sites, own)
         units, skips = self._units(model, own)
         why: dict[Unit, Mapping[str, Any]] = {}
         if self.sites:

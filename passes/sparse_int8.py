@@ -23,7 +23,7 @@ from onnxprune.quantizing.recipes import Recipe, Score, Solver, parse_sparsity
 from onnxprune.quantizing.solving import Integers
 from onnxprune.quantizing.stages import Task, solve_tasks
 from onnxprune.ranges import check_ranges, within
-from onnxprune.sites import GRAPH, Site
+from onnxprune.sites import GRAPH, Site, refuse_unknown, registered
 from onnxprune.solvers.ranges import PERCENTILE, Method
 from onnxprune.solvers.wanda import Blocks
 from onnxprune.weights import Weight, find_weights
@@ -128,10 +128,7 @@ class SparseInt8:
             return Proposal((), (*skips, Skip(site=GRAPH, why=why)))
         weights = {weight.constant.name: weight for weight in find_weights(model.graph, model.overridable)}
         own = [site for site in sites if site.weight in weights]
-        unknown = {*self.sites} - {site.id for site in own}
-        if unknown:
-            known = ", ".join(site.id for site in own) or "none"
-            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        refuse_unknown(self.name, self.sites, own, registered(model))
         recipe, tables = self._recipe(context), tables_among(weights.values())
         chosen = Chosen(model, context.statistics, self._ranges(), linears=linears_of(self) == "static")
         tasks: dict[str, Task] = {}

@@ -9,6 +9,7 @@ import onnx
 import pytest
 
 from onnxprune import optimize
+from onnxprune.errors import OptionError
 from tests.building import Net
 
 WIDTH, HEADS, SIZE = 24, 3, 8
@@ -43,7 +44,8 @@ def test_units_that_lie_across_each_other_go_in_one_pass(score: str, tmp_path: P
     assert np.isfinite(result.fidelity.score)
 
 
-def test_what_a_head_of_its_own_takes_along_is_told(tmp_path: Path) -> None:
+def one_by_one() -> Net:
+    """An attention whose heads are modules of their own."""
     net = Net(seed=7)
     x = net.input("x", ["b", "s", WIDTH])
     contexts = []
@@ -52,11 +54,27 @@ def test_what_a_head_of_its_own_takes_along_is_told(tmp_path: Path) -> None:
         shares = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
         contexts.append(net.op("MatMul", shares, v))
     net.output(net.linear(net.op("Concat", *contexts, axis=-1), HEADS * SIZE, WIDTH))
-    path, data = saved(net, tmp_path)
+    return net
+
+
+def test_what_a_head_of_its_own_takes_along_is_told(tmp_path: Path) -> None:
+    path, data = saved(one_by_one(), tmp_path)
     result = optimize(path, data=data, output=tmp_path / "o.onnx", passes=["remove-heads:keep=2"])
     changes = [change for one in result.to_json()["passes"] for change in one["changes"]]
     told = {change["what"].partition(":")[0]: change for change in changes}
     assert told["1 of 3 heads removed and the rest refitted"]["params_before"] == HEADS * SIZE * WIDTH
     gone = told["weights that nothing reads any more"]
     # Three linears [24, 8] with their biases.
-    assert gone["params_before"] - gone["params_after"] == 3 * (WIDTH * SIZE + SIZE)
+    assert (gone["params_before"], gone["params_after"]) == (3 * (WIDTH * SIZE + SIZE), 0)
+
+
+def test_weights_keep_their_numbers_when_others_go_with_a_head(tmp_path: Path) -> None:
+    path, data = saved(one_by_one(), tmp_path)
+    passes = ["remove-heads:units=heads.0/1", "sparse-int8:sites=linear.4+linear.9"]
+    result = optimize(path, data=data, output=tmp_path / "o.onnx", passes=passes)
+    # Of the linears 0 to 9 the middle head had 3 to 5: linear 4 is no more, and linear 9 is still the last.
+    skipped = {skip["site"]: skip["why"] for skip in result.to_json()["passes"][-1]["skips"]}
+    assert skipped.pop("linear.9").startswith("fewer than 1024 numbers")
+    assert skipped == dict.fromkeys([f"linear.{at}" for at in (0, 1, 2, 6, 7, 8)], "not among option sites")
+    with pytest.raises(OptionError, match=r"no site 'linear\.10'"):
+        optimize(path, data=data, output=tmp_path / "p.onnx", passes=["sparse-int8:sites=linear.10"])

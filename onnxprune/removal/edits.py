@@ -97,7 +97,8 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
     # Biases that were made have been seen in no run.
     shapes |= {t.name: (tuple(t.shape),) * runs for t in constants(copy.graph) if t.name not in shapes}
     structure = read_structure(copy, shapes, interface=bool(args.get("interface", False)))
-    sites = {site.id: site for site in find_sites(copy, structure) if site.dimension is not None}
+    found = find_sites(copy, structure)
+    sites = {site.id: site for site in found if site.dimension is not None}
     removals: dict[int, tuple[int, ...]] = {}
     for edit in cuts:
         site = sites.get(edit.site)
@@ -124,9 +125,12 @@ def apply_removals(model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Ch
     )  # fmt: skip
     read = _totals(copy.graph)
     copy.graph.cleanup(remove_unused_graph_inputs=False)
-    changes += _added("weights that nothing reads any more", read, _totals(copy.graph))
-    # All of them: a head that is left alone makes its width a site of its own, which must not take another's number.
-    known = entries(sites.values()) | {
+    changes += _gone("weights that nothing reads any more", read, _totals(copy.graph))
+    # All of them: a head that is left alone makes its width a site of its own, which must not take another's number;
+    # weights, too, where some have gone with their units.
+    left = weights_of(copy.graph)
+    taken = any(site.weight and site.weight not in left for site in found)
+    known = entries(found if taken else sites.values()) | {
         edit.site: {"anchor": edit.args["anchor"], "units": edit.args["original_units"]} for edit in cuts
     }
     cut = with_registered(copy, known)
@@ -147,6 +151,12 @@ def _added(what: str, before: tuple[int, int], after: tuple[int, int]) -> tuple[
     if before == after:
         return ()
     return (Change(site=GRAPH, what=what, params_after=after[0] - before[0], bytes_after=after[1] - before[1]),)
+
+
+def _gone(what: str, before: tuple[int, int], after: tuple[int, int]) -> tuple[Change, ...]:
+    if before == after:
+        return ()
+    return (Change(site=GRAPH, what=what, params_before=before[0] - after[0], bytes_before=before[1] - after[1]),)
 
 
 def _ranges(units: Sequence[int]) -> str:

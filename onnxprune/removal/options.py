@@ -28,7 +28,7 @@ from onnxprune.removal.edits import (
     weights_of,
 )
 from onnxprune.removal.refitting import Surroundings, as_left, survey, with_refit
-from onnxprune.sites import GRAPH, Kind, Site, between_weights
+from onnxprune.sites import GRAPH, Kind, Site, between_weights, refuse_unknown
 from onnxprune.solvers import scores
 from onnxprune.solvers.taylor import Aggregate
 from onnxprune.structure import Structure
@@ -146,10 +146,7 @@ class Removal:
     def _open_sites(self, sites: Sequence[Site], structure: Structure) -> tuple[list[Site], list[Skip]]:
         own = [site for site in sites if site.kind == self.kind]
         levels = self.counts()
-        unknown = {*self.sites, *levels, *self.chosen()} - {site.id for site in own}
-        if unknown:
-            known = ", ".join(site.id for site in own) or "none"
-            raise OptionError(f"{self.name}: no site {min(unknown)!r}. Known: {known}.")
+        refuse_unknown(self.name, {*self.sites, *levels, *self.chosen()}, own)
         skips = [Skip(site=site.id, why=site.pinned) for site in own if site.pinned]
         open_sites = [site for site in own if not site.pinned]
         if self.sites:
