@@ -12,6 +12,10 @@ from onnxprune.report.page.document import Picture
 # Stand-ins for colours that the page decides, light or dark.
 _INK, _ACCENT, _SECOND, _LINE = "#010203", "#010204", "#010205", "#010206"
 _COLOURS = {_INK: "currentColor", _ACCENT: "var(--accent)", _SECOND: "var(--second)", _LINE: "var(--line)"}
+# Of a name beside a point; of the part of a front that holds points; and where a name may stand, the best first.
+_NAME_PT = 7.5
+_INNER_PT = (430.0, 190.0)
+_SIDES = ((5.0, 5.0, "left"), (5.0, -12.0, "left"), (-5.0, 5.0, "right"), (-5.0, -12.0, "right"), (5.0, 15.0, "left"))
 # Cells of a grid in one row; more go on below.
 _ROW = 12
 
@@ -97,11 +101,45 @@ def front(points: Sequence[tuple[float, float, str]], across: str, up: str) -> P
     ordered = sorted(points)
     axes.plot([x for x, _, _ in ordered], [y for _, y, _ in ordered], color=_LINE, linewidth=1.2, zorder=1)
     axes.scatter([x for x, _, _ in ordered], [y for _, y, _ in ordered], color=_ACCENT, s=26, zorder=2)
-    for x, y, name in ordered:
-        axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=7.5, color=_INK)
+    for (x, y, name), (right, up_by, side) in zip(ordered, _free_places(ordered), strict=True):
+        axes.annotate(
+            name, (x, y), xytext=(right, up_by), textcoords="offset points", ha=side, fontsize=_NAME_PT, color=_INK
+        )
     axes.set_xlabel(across, fontsize=9)
     axes.set_ylabel(up, fontsize=9)
     return Picture(_svg(figure), "; ".join(f"{name}: {x:.3g} {across}, {y:.4g} {up}" for x, y, name in ordered))
+
+
+def _free_places(points: Sequence[tuple[float, float, str]]) -> list[tuple[float, float, str]]:
+    """Where each point's name goes, (points to the right, points up, side of the text): over no other if it can be."""
+    xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+    wide, high = max(xs) - min(xs) or 1.0, max(ys) - min(ys) or 1.0
+    taken = [((x - min(xs)) / wide * _INNER_PT[0], (y - min(ys)) / high * _INNER_PT[1], 0.0, 0.0) for x, y, _ in points]
+    # Points are in the way, too.
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y, _, _ in taken]
+    found = []
+    for at, (_, _, name) in enumerate(points):
+        x, y = taken[at][0] + 4, taken[at][1] + 4
+        best = min(_SIDES, key=lambda side: _in_the_way(_text_box(x, y, name, side), taken))
+        taken.append(_text_box(x, y, name, best))
+        found.append(best)
+    return found
+
+
+def _text_box(x: float, y: float, name: str, place: tuple[float, float, str]) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of a name, about."""
+    width = 0.56 * _NAME_PT * len(name)
+    left = x + place[0] - (width if place[2] == "right" else 0.0)
+    return left, y + place[1], left + width, y + place[1] + 1.1 * _NAME_PT
+
+
+def _in_the_way(box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]]) -> float:
+    """What a box covers of others, and how far it leaves the picture."""
+    covered = sum(
+        max(0.0, min(box[2], one[2]) - max(box[0], one[0])) * max(0.0, min(box[3], one[3]) - max(box[1], one[1]))
+        for one in taken
+    )
+    return covered + 10 * max(0.0, -box[0], box[2] - _INNER_PT[0])
 
 
 def _axes(width: float, height: float) -> tuple[Any, Any]:
