@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from click.testing import CliRunner, Result
 from onnxprune import pipeline
 from onnxprune.cli import main
 from onnxprune.passes import OWN
+from onnxprune.targets.cpu import CpuTarget
 from tests import graphs
 
 FIGURES = {"size_bytes", "gzip_bytes", "params", "nonzero", "macs", "load_ms", "latency_ms"}
@@ -261,6 +264,19 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == 1
     assert done.stderr == ""
+
+
+def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where temporary files go is no fault of the input, and no news for a traceback."""
+
+    def save(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/place/feeds.npz")
+
+    monkeypatch.setattr(CpuTarget, "place", save)
+    result = CliRunner().invoke(main, ["time", "model.onnx", "--seconds", "0.01"])
+    assert result.exit_code == 2
+    line = "onnxprune: /place/feeds.npz: cannot be written: No space left on device. "
+    assert result.stderr.endswith(f"{line}Make room there, or set TMPDIR to another folder.\n")
 
 
 def test_results_go_to_stdout_and_nothing_else_does() -> None:

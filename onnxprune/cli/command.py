@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,8 @@ _PIPE_WIDTH = 140
 _QUIET = "onnxprune.quiet"
 # As shells number them: 128 and the signal.
 _INTERRUPTED, _ENDED = 130, 143
+# Not what is asked for is at fault, but where temporary files go.
+_FULL = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
 
 
 class Ended(BaseException):
@@ -74,6 +78,13 @@ class Group(click.Group):
             # The reader of our output has gone, as `head` does; there is nobody left to tell.
             sys.stderr.close()
             ctx.exit(0)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            place = error.filename or tempfile.gettempdir()
+            told = f"{place}: cannot be written: {error.strerror}. Make room there, or set TMPDIR to another folder."
+            click.echo(f"onnxprune: {told}", err=True)
+            ctx.exit(2)
 
 
 def _be_quiet(context: click.Context, _: click.Parameter, wanted: bool) -> None:
