@@ -158,10 +158,22 @@ def _given_up(result: Row) -> list[str]:
     rows = [
         (*key.split(), why)
         for key, made in sorted(result.get("made", {}).items())
-        for why in (*made["given_up"], *(note for note in made["notes"] if "given up" in note))
+        for why in (*_together(made["given_up"]), *(note for note in made["notes"] if "given up" in note))
     ]
     rows += [(*key.split()[1:], f"failed to {key.split()[0]}: {why}") for key, why in result.get("failed", {}).items()]
     if not rows:
         return []
     head = ("model", "target", "why")
     return ["## What was given up on a target, and why", tables.table(head, [tuple(row) for row in rows])]
+
+
+def _together(reasons: Sequence[str]) -> list[str]:
+    """Reasons that differ only in what each edit costs alone as one, with the least and the most."""
+    costs: dict[str, list[str]] = {}
+    for reason in reasons:
+        words, _, cost = reason.partition("; alone it costs ")
+        costs.setdefault(words, []).extend([cost] if cost else [])
+    return [
+        words if not found else f"{words}; alone each costs {' to '.join(sorted({min(found), max(found)}))}"
+        for words, found in costs.items()
+    ]
