@@ -169,7 +169,8 @@ def _ranges(units: Sequence[int]) -> str:
 
 def _remark(edit: Edit) -> str:
     if "not_refitted" in edit.args:
-        return f", not refitted ({edit.args['not_refitted']})"
+        means = ", means kept" if edit.args.get("folds") else ""
+        return f"{means}, not refitted ({edit.args['not_refitted']})"
     return " and the rest refitted" if edit.args.get("refits") else ""
 
 

@@ -27,7 +27,7 @@ from onnxprune.removal.edits import (
     weight_parts,
     weights_of,
 )
-from onnxprune.removal.refitting import Surroundings, as_left, survey, with_refit
+from onnxprune.removal.refitting import Surroundings, as_left, survey, with_means, with_refit
 from onnxprune.sites import GRAPH, Kind, Site, between_weights, refuse_unknown
 from onnxprune.solvers import scores
 from onnxprune.solvers.taylor import Aggregate
@@ -217,6 +217,10 @@ class Removal:
         edit = removal_edit(self.name, site, units, before[0])
         if around is not None and self.refit:
             return with_refit(edit, around, units, model, cuts)
+        if refused and self.refit and context.compare_inputs is not None:
+            after, _ = apply_removals(model, [*before, edit])
+            whole = dimension_of(site, structure)
+            edit = with_means(edit, current, after, whole, context.compare_inputs, model, cuts)
         return replace(edit, args={**edit.args, "not_refitted": refused}) if refused else edit
 
     def _picked(self, site: Site) -> tuple[int, ...]:

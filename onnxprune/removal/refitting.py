@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
 from onnxprune.dimensions import Dimension
 from onnxprune.errors import Declined
 from onnxprune.graph import constants
-from onnxprune.inputs import Inputs, Source, add_up
+from onnxprune.inputs import Inputs, Patches, Source, add_up
 from onnxprune.model import Model
 from onnxprune.plan import Edit
 from onnxprune.protocol import CompareInputs
@@ -19,6 +20,8 @@ from onnxprune.removal.layers import Layer, layers_of
 from onnxprune.solvers.reconstruction import Against, refit
 
 Array = np.ndarray[Any, Any]
+# What takes a bias wherever it stands.
+_ADDED = frozenset({"Conv", "Gemm", "MatMul"})
 # A dimension, and the units that go from it.
 Cut = tuple[Dimension, Sequence[int]]
 
@@ -112,6 +115,62 @@ def with_refit(edit: Edit, around: Surroundings, units: Sequence[int], model: Mo
         tensors[f"bias.{len(folds)}"] = bias
         folds.append(list(layer.nodes))
     return replace(edit, args={**edit.args, "refits": refits, "folds": folds}, tensors=tensors)
+
+
+def with_means(
+    edit: Edit,
+    current: Model,
+    after: Model,
+    dimension: Dimension,
+    compare: CompareInputs,
+    model: Model,
+    cuts: Sequence[Cut],
+) -> Edit:
+    """The edit with bias gains alone, for consumers that are not refitted: what units gave on average is kept.
+
+    Args:
+        edit: removes units of `dimension`.
+        current: the model as cuts before have left it.
+        after: the same with this edit.
+        dimension: of `model`.
+        compare: runs models on the calibration samples.
+        model: on which all are carried out together.
+        cuts: that come before.
+    """
+    sources = dict(_outputs(model, dimension))
+    if not sources:
+        return edit
+    before, now = (compare(one, one, set(sources.values())) for one in (current, after))
+    tensors: dict[str, Array] = {}
+    folds: list[list[str]] = []
+    for name, source in sources.items():
+        weight, axis = _outputs_of(model, name)
+        left = _left(weight.name, weight.shape, cuts)[axis]
+        # Where outputs go with the units, there is no telling which.
+        if before[source].mean.shape == now[source].mean.shape == left.shape:
+            bias = np.zeros(weight.shape[axis], np.float32)
+            bias[left] = before[source].mean - now[source].mean
+            tensors[f"bias.{len(folds)}"] = bias
+            folds.append([name])
+    return replace(edit, args={**edit.args, "folds": folds}, tensors=tensors) if folds else edit
+
+
+def _outputs(model: Model, dimension: Dimension) -> Iterator[tuple[str, Source]]:
+    """Names and rows of what linears and convolutions give that sum units against a weight of their own."""
+    nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
+    for consumer in dimension.consumers:
+        node = nodes.get(consumer.node)
+        if node is None or node.domain or node.op not in _ADDED or not isinstance(node.inputs[1], gs.Constant):
+            continue
+        axes = len(node.inputs[1].shape) - 2
+        ones = Patches(kernel=(1,) * axes, strides=(1,) * axes, pads=(0,) * 2 * axes, dilations=(1,) * axes)
+        yield consumer.node, Source(consumer.node, ones if node.op == "Conv" else None)
+
+
+def _outputs_of(model: Model, name: str) -> tuple[gs.Constant, int]:
+    """The weight of a linear or convolution, and its axis that becomes the outputs."""
+    node = next(node for node in model.graph.nodes if node.outputs and node.outputs[0].name == name)
+    return node.inputs[1], 0 if node.op == "Conv" or node.attrs.get("transB", 0) else len(node.inputs[1].shape) - 1
 
 
 def _left(weight: str, shape: Sequence[int], cuts: Sequence[Cut]) -> tuple[Array, ...]:
