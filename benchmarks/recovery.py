@@ -4,8 +4,8 @@
 
 Writes `recovery.json`, and `recovery.md` from it. MiniLM is cut, recovered on WordNet definitions that no task uses,
 without labels, and made integer, by one command; one recovery takes half an hour of processor time at most. Files that
-lie in FOLDER already, with their plans, are measured as they are; what is missing is made there. A killed run continues
-where it was.
+lie in FOLDER already, with their plans, are measured as they are; what is missing is made there. A run that was killed
+makes the file again that it was at; with ONNXPRUNE_CACHE set, its training continues at the last checkpoint.
 """
 
 import itertools
