@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from onnxprune import pipeline
 from onnxprune.cli import main
 from onnxprune.passes import OWN
 from onnxprune.targets.cpu import CpuTarget
 from tests import graphs
+from tests.commands import run
 
 FIGURES = {"size_bytes", "gzip_bytes", "params", "nonzero", "macs", "load_ms", "latency_ms"}
 OUTPUT = {"explained", "cosine_mean", "cosine_p05", "max_abs", "relative_l2", "top1_agreement"}
@@ -31,14 +31,6 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pipeline, "TIMING_S", 0.02)
     monkeypatch.chdir(tmp_path)
     graphs.saved(graphs.feed_forward(), tmp_path)
-
-
-def run(*arguments: str) -> Result:
-    """A command's result; its exceptions are bugs."""
-    result = CliRunner().invoke(main, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def answer(*arguments: str, code: int = 0) -> Any:

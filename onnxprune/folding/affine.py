@@ -145,19 +145,18 @@ def _set_bias(graph: gs.Graph, node: gs.Node, bias: Array) -> None:
 
 def _outward(node: gs.Node, weight: Array, scale: Array) -> Array:
     """Weights times the scale of the output channel that each goes to."""
-    rest = (1,) * (weight.ndim - 2)
-    if node.op == "Conv":
-        return weight * scale.reshape(-1, 1, *rest)
-    groups = int(node.attrs.get("group", 1))
-    # [groups, inputs a group, outputs a group, …]
-    split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    return (split * scale.reshape(groups, 1, -1, *rest)).reshape(weight.shape)
+    return _by_channel(node, weight, scale, first=node.op == "Conv")
 
 
 def _inward(node: gs.Node, weight: Array, scale: Array) -> Array:
     """Weights times the scale of the input channel that each reads."""
+    return _by_channel(node, weight, scale, first=node.op == "ConvTranspose")
+
+
+def _by_channel(node: gs.Node, weight: Array, scale: Array, *, first: bool) -> Array:
+    """Weights times the scale of a channel on their first axis, or on their second within each group of the first."""
     rest = (1,) * (weight.ndim - 2)
-    if node.op == "ConvTranspose":
+    if first:
         return weight * scale.reshape(-1, 1, *rest)
     groups = int(node.attrs.get("group", 1))
     split = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -20,6 +20,23 @@ from onnxprune.progress import Turn
 Parts = Mapping[str, Tensor]
 # Losses of single steps jump; what is shown is their running mean.
 _SMOOTHING = 0.9
+
+
+class Paced(Protocol):
+    """Options that say how fast is learned, see `Schedule`."""
+
+    @property
+    def lr(self) -> float: ...  # noqa: D102
+    @property
+    def warmup(self) -> float: ...  # noqa: D102
+    @property
+    def decay(self) -> float: ...  # noqa: D102
+    @property
+    def clip(self) -> float: ...  # noqa: D102
+    @property
+    def check(self) -> int: ...  # noqa: D102
+    @property
+    def patience(self) -> int: ...  # noqa: D102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +64,14 @@ class Schedule:
     patience: int = 0
     seed: int = 0
     checkpoint_s: float = 60.0
+
+    @classmethod
+    def of(cls, options: Paced, seed: int, steps: int) -> Schedule:
+        """So many steps as the options of a method or of recovery pace them."""
+        return cls(
+            steps=steps, rate=options.lr, warmup=options.warmup, decay=options.decay, clip=options.clip,
+            check=options.check, patience=options.patience, seed=seed,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
 from onnxprune.checking import RULES
-from onnxprune.cli import main
 from tests import graphs
 from tests.checking.broken import BROKEN, good
+from tests.commands import run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 # They need an option or a torch module, and are tested beside it; notes fail nothing by default.
@@ -32,9 +31,7 @@ OF_MODULES = {"exporter-failed", "pruned-units-stay"}
 
 
 def answer(*arguments: str, code: int) -> Any:
-    result = CliRunner().invoke(main, ["check", *arguments, "--json"])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = run("check", *arguments, "--json")
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 

@@ -10,12 +10,11 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 from onnx import numpy_helper
 
 from onnxprune.checking import RULES, Budgets, check
-from onnxprune.cli import main
-from tests import graphs
+from tests import commands, graphs
 from tests.checking.broken import good, named, weight
 
 SCHEMA = json.loads((Path(__file__).parent / "sarif.schema.json").read_text())
@@ -28,10 +27,7 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(main, ["check", *arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    return commands.run("check", *arguments)
 
 
 def answer(*arguments: str, code: int = 0) -> Any:

@@ -5,21 +5,19 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from click.testing import CliRunner
 
 from onnxprune import deploy, deployment, pipeline
-from onnxprune.cli import main
 from onnxprune.deployment import forms as deploying
 from onnxprune.model import load
 from onnxprune.runtime import open_session
 from tests import graphs
 from tests.checking.broken import named, weight
+from tests.commands import run
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 
@@ -29,13 +27,6 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(pipeline, "TIMING_S", 0.02)
     monkeypatch.chdir(tmp_path)
     graphs.saved(graphs.attention(), tmp_path)
-
-
-def run(*arguments: str) -> Any:
-    result = CliRunner().invoke(main, arguments)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def outputs(path: Path | str, feeds: dict[str, graphs.Array]) -> list[graphs.Array]:

@@ -8,10 +8,10 @@ import sys
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from onnxprune import pipeline
-from onnxprune.cli import main
+from tests import commands
 
 NETWORKS = "tests.exporting.networks"
 
@@ -22,10 +22,7 @@ def _short_timing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> Result:
-    result = CliRunner().invoke(main, ["check", *arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    return commands.run("check", *arguments)
 
 
 def answer(*arguments: str, code: int) -> Any:

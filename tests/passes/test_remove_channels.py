@@ -15,8 +15,7 @@ from onnxprune.runtime import observe_shapes, open_session
 from onnxprune.sites import find_sites
 from onnxprune.structure import read_structure
 from tests.building import Net
-from tests.equality import BOUND, Traced, masked, relative_error
-from tests.test_removal import look, probes_of, propose
+from tests.test_removal import assert_equals_masking, probes_of, propose
 
 
 def conv(net: Net, x: str, d_in: int, d_out: int, *, kernel: int = 3, group: int = 1) -> str:
@@ -77,14 +76,7 @@ def test_half_of_the_channels_go_exactly(name: str) -> None:
     size = 8 * (27 + 1 + 1 + 5 * 9) + (256 - 64) * 9 if name == "residual" else 8 * BODIES[name][1]
     assert count_parameters(model.graph) - count_parameters(smaller.graph) == size
     assert sum(c.params_before - c.params_after for c in changes) == size
-    structure, sites = look(model, probes)
-    site = next(site for site in sites if site.id == "channels.0")
-    assert site.dimension is not None
-    reference = masked(Traced(model, dict(structure.shapes), structure.dimensions), {site.dimension: cut.args["units"]})
-    for level in ("none", "default"):
-        for feeds in net.checks():
-            got, wanted = (open_session(each, level=level).run(feeds) for each in (smaller, reference))
-            assert relative_error(got, wanted) <= BOUND
+    assert_equals_masking(net, model, smaller, proposal.edits)
 
 
 def test_channels_over_which_a_norm_runs_stay() -> None:

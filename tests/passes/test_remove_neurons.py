@@ -9,10 +9,8 @@ import pytest
 
 from onnxprune.cut import count_parameters
 from onnxprune.passes import RemoveNeurons
-from onnxprune.runtime import open_session
 from tests.building import Net
-from tests.equality import BOUND, Traced, masked, relative_error
-from tests.test_removal import look, probes_of, propose
+from tests.test_removal import assert_equals_masking, probes_of, propose
 
 WIDTH, HIDDEN = 24, 32
 
@@ -73,14 +71,7 @@ def test_a_quarter_of_the_neurons_goes_exactly(name: str) -> None:
     assert (cut.site, len(cut.args["units"])) == ("neurons.0", HIDDEN // 4)
     assert sum(c.params_before - c.params_after for c in changes) == size * HIDDEN // 4
     assert count_parameters(model.graph) - count_parameters(smaller.graph) == size * HIDDEN // 4
-    structure, sites = look(model, probes)
-    (site,) = [site for site in sites if site.kind == "neurons"]
-    assert site.dimension is not None
-    reference = masked(Traced(model, dict(structure.shapes), structure.dimensions), {site.dimension: cut.args["units"]})
-    for level in ("none", "default"):
-        for feeds in net.checks():
-            got, wanted = (open_session(each, level=level).run(feeds) for each in (smaller, reference))
-            assert relative_error(got, wanted) <= BOUND
+    assert_equals_masking(net, model, smaller, proposal.edits)
 
 
 def test_neurons_behind_a_norm_of_their_own_stay() -> None:

@@ -17,8 +17,9 @@ from onnxprune.targets.cpu import CpuTarget
 from onnxprune.targets.environments import Missing
 from onnxprune.targets.forecast import NNAPI, ForecastTarget
 from onnxprune.targets.placement import Placement
-from onnxprune.targets.timing import REFUSED, SLOWER, Latency, Ratio, Timed
+from onnxprune.targets.timing import REFUSED, SLOWER, Timed
 from onnxprune.targets.together import Together, refusals, together, too_slow
+from tests.search.working import timed
 
 # What a refused model has for a speed-up.
 NEVER = 1e-6
@@ -49,16 +50,7 @@ class Scripted:
                 raise TargetError(f"{path.name}: {self.name} refuses it", model=at)
         if any(self.ms[path.stem] == "dies" for path in paths):
             raise TargetError(f"{self.name}: its process was ended by SIGSEGV")
-        taken = [float(self.ms[path.stem]) for path in paths]
-        return tuple(
-            Timed(
-                name=path.name,
-                load_ms=1.0,
-                latency_ms=Latency(ms, ms, ms),
-                speedup=Ratio(taken[0] / ms, taken[0] / ms, taken[0] / ms, 11),
-            )
-            for path, ms in zip(paths, taken, strict=True)
-        )
+        return timed(paths, [float(self.ms[path.stem]) for path in paths])
 
     def run(self, paths: Sequence[Path], feeds: Feeds) -> tuple[Mapping[str, np.ndarray[Any, Any]], ...]:
         """Nobody asks."""
