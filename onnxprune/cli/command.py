@@ -120,8 +120,10 @@ def console() -> Any:
     """Where results are printed; a pipe or a file has no width of its own, and tables must not be cut there."""
     from rich.console import Console
 
-    found = Console(highlight=False, quiet=is_quiet())
-    return found if found.is_terminal else Console(highlight=False, quiet=is_quiet(), width=_PIPE_WIDTH)
+    # Names that users chose are printed as they are, with their brackets and colons.
+    plain = {"highlight": False, "markup": False, "emoji": False, "quiet": is_quiet()}
+    found = Console(**plain)
+    return found if found.is_terminal else Console(**plain, width=_PIPE_WIDTH)
 
 
 def progress_of(*, quiet: bool) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.attribution import Share, label
 from onnxprune.blaming import Blame
+from onnxprune.report.marking import SYNTHETIC, marked
 
 _SHOWN = 24
 
@@ -17,12 +17,15 @@ _SHOWN = 24
 def print_blame(result: Blame, console: Console) -> None:
     """Print the costliest groups: what leaving each out regains, what it costs alone, what time it gains."""
     if result.synthetic:
-        console.print("[yellow]Synthetic inputs[/]: no --data was given; shares on them are a plausibility check.")
+        console.print(marked(f"{SYNTHETIC}; shares on them are a plausibility check."))
     found = result.fidelity
     speed = f", {result.timed[1].speedup.ratio:.2f} x the speed on {result.target}" if result.timed else ""
     console.print(
-        f"[bold]{result.candidate}[/] — fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}] "
-        f"on {found.samples} samples{speed}",
+        marked(
+            "[bold]{}[/] — {}",
+            result.candidate,
+            f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.samples} samples{speed}",
+        ),
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -32,7 +35,7 @@ def print_blame(result: Blame, console: Console) -> None:
     for charge in result.charges[:_SHOWN]:
         part = charge.part
         table.add_row(
-            escape(label(part.edits)),
+            label(part.edits),
             _share(part.regained, "+.4f"),
             _share(part.lost, "+.4f"),
             "" if charge.gained_ms is None else _share(charge.gained_ms, "+.3f"),

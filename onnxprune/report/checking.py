@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from onnxprune.checking import SEVERITIES, Checked, CheckedModel, Rule
 from onnxprune.exporting import Export
 from onnxprune.plan import Skip
+from onnxprune.report.marking import marked
 from onnxprune.report.terminal import megabytes, print_pins, print_skips
 
 _SHOWN = 5
@@ -23,15 +24,15 @@ def print_checked(result: Checked, console: Console) -> None:
     """Print each model's verdict and its findings, the worst first."""
     for model in result.models:
         _print_model(model, console)
-    verdict = "[green]passed[/]" if result.passed else "[red]failed[/]"
+    verdict = marked("[green]passed[/]" if result.passed else "[red]failed[/]")
     limit = "never fails" if result.fail_on == "never" else f"fails on: {result.fail_on}"
-    console.print(f"{verdict} ({limit})")
+    console.print(verdict.append(f" ({limit})"))
 
 
 def _print_model(model: CheckedModel, console: Console) -> None:
     counts = {severity: sum(one.severity == severity for one in model.findings) for severity in SEVERITIES}
     said = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts.items())
-    console.print(f"[bold]{escape(model.model)}[/]: {said}; {model.seconds:.1f} s", soft_wrap=True)
+    console.print(marked("[bold]{}[/]: {}", model.model, f"{said}; {model.seconds:.1f} s"), soft_wrap=True)
     if model.findings:
         table = Table(box=None, pad_edge=False, header_style="bold", show_lines=False)
         for title in ("severity", "rule", "where", "what", "what to do"):
@@ -40,8 +41,8 @@ def _print_model(model: CheckedModel, console: Console) -> None:
             found = list(group)
             colour = _COLOURS[severity]
             for at, one in enumerate(found[:_SHOWN]):
-                heading = (f"[{colour}]{severity}[/]", rule) if not at else ("", "")
-                table.add_row(*heading, escape(one.where), escape(one.what), "" if at else escape(one.do))
+                heading = (Text(severity, colour), rule) if not at else ("", "")
+                table.add_row(*heading, one.where, one.what, "" if at else one.do)
             if len(found) > _SHOWN:
                 table.add_row("", "", f"and {len(found) - _SHOWN} more", "", "")
         console.print(table)
@@ -84,5 +85,5 @@ def print_rules(rules: Sequence[Rule], console: Console) -> None:
     for title in ("rule", "severity", "objects to", "what to do"):
         table.add_column(title, overflow="fold", no_wrap=title in {"severity", "rule"})
     for rule in rules:
-        table.add_row(rule.id, rule.severity, escape(rule.summary), escape(rule.do))
+        table.add_row(rule.id, rule.severity, rule.summary, rule.do)
     console.print(table)

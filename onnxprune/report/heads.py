@@ -11,6 +11,7 @@ from rich.table import Table
 from onnxprune.errors import MissingDependencyError
 from onnxprune.files import atomic
 from onnxprune.heads import Head, Heads
+from onnxprune.report.marking import SYNTHETIC, marked
 
 _LETTERS = {"confident": "C", "positional": "P", "rare-token": "R"}
 
@@ -18,7 +19,7 @@ _LETTERS = {"confident": "C", "positional": "P", "rare-token": "R"}
 def print_heads(result: Heads, console: Console) -> None:
     """Print a line a head: its role, the shares behind it, its importance by every score."""
     if result.synthetic:
-        console.print("[yellow]Synthetic inputs[/]: no --data was given; roles on them say nothing.")
+        console.print(marked(f"{SYNTHETIC}; roles on them say nothing."))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("head", "role"):
         table.add_column(title, no_wrap=True)

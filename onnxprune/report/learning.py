@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxprune.recovering import Recovered
+from onnxprune.report.marking import SYNTHETIC, marked
 from onnxprune.training import Trained
 
 _SHOWN = 12
@@ -17,11 +18,15 @@ _SHOWN = 12
 def print_recovered(result: Recovered, console: Console) -> None:
     """Print fidelity before and after, what was trained, and how it went."""
     if result.data.synthetic:
-        console.print("[yellow]Synthetic inputs[/]: no --data was given; what is recovered holds on them alone.")
+        console.print(marked(f"{SYNTHETIC}; what is recovered holds on them alone."))
     before, after = result.before, result.after
     console.print(
-        f"[bold]{result.output}[/] — fidelity {before.score:.4f} to {after.score:.4f} "
-        f"[{after.low:.4f}, {after.high:.4f}] on {after.samples} held-out samples",
+        marked(
+            "[bold]{}[/] — {}",
+            result.output,
+            f"fidelity {before.score:.4f} to {after.score:.4f} [{after.low:.4f}, {after.high:.4f}] "
+            f"on {after.samples} held-out samples",
+        ),
         soft_wrap=True,
     )
     if not result.weights:
@@ -42,11 +47,15 @@ def print_recovered(result: Recovered, console: Console) -> None:
 def print_trained(result: Trained, console: Console) -> None:
     """Print what was learned, the held-out loss before and after, and how it went."""
     if result.data.synthetic:
-        console.print("[yellow]Synthetic inputs[/]: no --data was given; what is learned holds on them alone.")
+        console.print(marked(f"{SYNTHETIC}; what is learned holds on them alone."))
     zeros = 1 - result.nonzero[1] / result.numbers[1] if result.numbers[1] else 0.0
     console.print(
-        f"[bold]{result.output}[/] — {result.method}: held-out loss {result.loss[0]:.4f} to {result.loss[1]:.4f}, "
-        f"{result.numbers[0]:,} to {result.numbers[1]:,} numbers in matrices, {zeros:.1%} of them zero",
+        marked(
+            "[bold]{}[/] — {}",
+            result.output,
+            f"{result.method}: held-out loss {result.loss[0]:.4f} to {result.loss[1]:.4f}, "
+            f"{result.numbers[0]:,} to {result.numbers[1]:,} numbers in matrices, {zeros:.1%} of them zero",
+        ),
         soft_wrap=True,
     )
     console.print(f"learned: {result.task}", soft_wrap=True)

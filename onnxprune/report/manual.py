@@ -16,6 +16,7 @@ from rich.console import Console
 from onnxprune import spec
 from onnxprune.errors import OutputError
 from onnxprune.files import atomic
+from onnxprune.report.marking import marked
 
 _SECTION = re.compile(r"^(Attributes|Raises|Returns|Args|Source|Sources):(.*)$")
 
@@ -84,7 +85,7 @@ def manual_of(kind: type[Any]) -> Manual:
 
 def print_manual(manual: Manual, console: Console) -> None:
     """Print a pass's page."""
-    console.print(f"[bold]{manual.name}[/]: {manual.summary}", soft_wrap=True)
+    console.print(marked("[bold]{}[/]: {}", manual.name, manual.summary), soft_wrap=True)
     for text in (*manual.prose, *manual.facts):
         console.print(text, soft_wrap=True, markup=False)
     for option in manual.options:

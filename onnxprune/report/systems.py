@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from onnxprune.recipes import RECIPES
+from onnxprune.report.marking import marked
 from onnxprune.systems import NEEDS, System, options_of
 
 
@@ -14,7 +15,7 @@ def print_systems(found: Sequence[System], console: Console) -> None:
     """Print a paragraph a system: what it is, where from, what it needs and what runs it."""
     for one in found:
         number = f"{one.number}. " if one.number else "baseline: "
-        console.print(f"{number}[bold]{one.name}[/]: {one.about}", soft_wrap=True)
+        console.print(marked("{}[bold]{}[/]: {}", number, one.name, one.about), soft_wrap=True)
         lines = [one.source, f"needs: {', '.join(NEEDS[need] for need in one.needs) or 'nothing'}", one.command]
         if one.one_shot:
             lines.append(f"without training: onnxprune optimize MODEL --recipe {one.one_shot}")

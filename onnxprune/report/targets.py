@@ -11,6 +11,7 @@ from rich.table import Table
 
 from onnxprune.comparison import Timings
 from onnxprune.measurement import Measurement
+from onnxprune.report.marking import marked
 from onnxprune.targets.forecast import best
 from onnxprune.targets.placement import CPU, Placement, summary
 from onnxprune.targets.target import Target
@@ -24,10 +25,11 @@ def print_targets(targets: Sequence[Target], console: Console) -> None:
     for target in targets:
         missing = target.probe()
         state = "[green]ready[/]" if missing is None else "[yellow]missing[/]"
-        console.print(f"[bold]{target.name}[/]: {state}, {_FIGURES[target.latency]}: {target.about}", soft_wrap=True)
+        about = f"{_FIGURES[target.latency]}: {target.about}"
+        console.print(marked(f"[bold]{{}}[/]: {state}, {{}}", target.name, about), soft_wrap=True)
         if missing is not None:
             console.print(f"    {missing}", soft_wrap=True, markup=False)
-    console.print("[bold]provider:NAME[/]: any other provider of the installed onnxruntime", soft_wrap=True)
+    console.print(marked("[bold]provider:NAME[/]: any other provider of the installed onnxruntime"), soft_wrap=True)
 
 
 def print_measurements(measurements: Sequence[Measurement], paths: Sequence[Path], console: Console) -> None:

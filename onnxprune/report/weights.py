@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from onnxprune.footprint import Footprints
@@ -25,7 +24,7 @@ def print_weights(weights: Sequence[Stored], console: Console) -> None:
             table.add_column(title, justify="right" if title in {"zeros", "bits a number"} else "left")
         for one in own:
             shape = "x".join(map(str, one.shape))
-            table.add_row(escape(one.name), one.form, one.dtype, shape, f"{one.sparsity:.1%}", f"{one.bits:.2f}")
+            table.add_row(one.name, one.form, one.dtype, shape, f"{one.sparsity:.1%}", f"{one.bits:.2f}")
         console.print(table)
     by_form: dict[str, list[Stored]] = defaultdict(list)
     for one in weights:
