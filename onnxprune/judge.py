@@ -150,6 +150,21 @@ def judge(model: Model, evidence: Evidence, *, lossless: bool, samples: int | No
         )
 
 
+def unsteady(evidence: Evidence) -> tuple[str, ...]:
+    """Outputs of the original that differ from run to run, by more than float rounding."""
+    again, found = evidence.session.run(evidence.probes[0]), []
+    for name, value in evidence.probe_outputs[0].items():
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            known = np.isfinite(value)
+            scale = float(np.max(np.abs(value[known]), initial=0.0))
+            if (
+                again[name].shape != value.shape
+                or _largest_move(again[name], value, known) > LOSSLESS_TOLERANCE * scale
+            ):
+                found.append(name)
+    return tuple(found)
+
+
 def refuse_other_bits(before: Model, after: Model, probes: Sequence[Feeds]) -> None:
     """Hold that two models answer the same, bit for bit.
 

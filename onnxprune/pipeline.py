@@ -15,6 +15,7 @@ from onnxprune.deployment import Form, deploy, fixed_sizes
 from onnxprune.errors import DataError, OptionError
 from onnxprune.footprint import footprints
 from onnxprune.gradual import with_recovery
+from onnxprune.judge import Evidence, unsteady
 from onnxprune.loss import check_loss
 from onnxprune.measurement import Measurement, measure, not_measured, parse_targets
 from onnxprune.memory import job_memory, read_limit
@@ -184,7 +185,10 @@ def optimize(
             fidelity=outcome.fidelity,
             goal=_reached(asked, subject, measurements, size_on_disk(destination), carried),
             reports=outcome.reports,
-            warnings=_far_off(outcome.fidelity.score, asked, stated=fidelity is not None),
+            warnings=(
+                *_far_off(outcome.fidelity.score, asked, stated=fidelity is not None or floor is not None),
+                *_unsteady(subject.evidence),
+            ),
             notes=(
                 *subject.model.notes,
                 *_loss_notes(subject, outcome.edits),
@@ -245,13 +249,22 @@ def _floor(fidelity: float | Literal["off"] | None, *, free: bool) -> float | No
 
 def _far_off(score: float, asked: Goal, *, stated: bool) -> tuple[str, ...]:
     """A warning where no floor was stated and less is left than the one that holds by default."""
-    if stated or asked.metric is not None or score >= DEFAULT_FLOOR:
+    if stated or asked.metric is not None or not score < DEFAULT_FLOOR:
         return ()
     warning = (
         f"fidelity {score:.4f} is below {DEFAULT_FLOOR}, the floor where neither passes nor a goal are given: outputs "
         "are not the original's any more. State a floor with --fidelity, ask for less, or train it back with recover."
     )
     return (warning,)
+
+
+def _unsteady(evidence: Evidence) -> tuple[str, ...]:
+    """A warning where the original does not even answer as itself."""
+    names = unsteady(evidence)
+    if not names:
+        return ()
+    which = ", ".join(map(repr, names))
+    return (f"the original gives another {which} in each run, so fidelity says little. Judge it by a --metric.",)
 
 
 def _loss_notes(subject: Subject, edits: Sequence[Edit]) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ An edit gives way to its pass's milder form where there is one, and is reverted 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -258,4 +259,6 @@ def _sinks(harm: float, floor: float | None, whole: Trial, *, kept: bool) -> str
     if whole.broken is not None:
         return f"with all edits: {whole.broken}{instead}; alone it costs {harm:.4f} of the fidelity"
     score = whole.fidelity.score if whole.fidelity is not None else float("nan")
+    if math.isnan(score):
+        return f"no output can be compared, so that the floor {floor} is not shown to hold{instead}"
     return f"fidelity {score:.4f} was under the floor {floor}{instead}; alone it costs {harm:.4f}"

@@ -27,6 +27,7 @@ from onnxprune.sites import Site
 from onnxprune.steps import Step, take
 from onnxprune.synthetic import probes, synthesise
 from tests import graphs
+from tests.commands import run
 
 
 @pytest.fixture(autouse=True)
@@ -369,6 +370,28 @@ def test_a_model_that_answers_at_random_comes_back_unchanged(tmp_path: Path) -> 
     result = job(proto, tmp_path)
     assert not result.goal.met
     assert [node.op_type for node in onnx.load(result.output).graph.node] == ["MatMul", "RandomNormalLike"]
+    (warning,) = result.warnings
+    assert warning == "the original gives another 'noise' in each run, so fidelity says little. Judge it by a --metric."
+
+
+@pytest.mark.parametrize("kind", ["a sequence", "nothing"])
+def test_outputs_that_cannot_be_compared_are_said_to_be_so(tmp_path: Path, kind: str) -> None:
+    """Sequences hold no tensor to compare, and outputs of size zero no number."""
+    if kind == "nothing":
+        nodes, output = [graphs.node("Relu", ["x"], ["y"])], graphs.info("y", (0, 4))
+    else:
+        nodes = [graphs.node("SequenceConstruct", ["x", "x"], ["y"])]
+        output = onnx.helper.make_tensor_sequence_value_info("y", onnx.TensorProto.FLOAT, None)
+    shape = (0, 4) if kind == "nothing" else ("batch", 4)
+    path = graphs.saved(graphs.model(nodes, [graphs.info("x", shape)], [output]), tmp_path)
+    result = optimize(path, output=tmp_path / "small.onnx")
+    assert result.goal.reason == "no output could be compared, so nothing shows that the floor 0.95 holds"
+    told = run("optimize", str(path), "-o", str(tmp_path / "small.onnx"))
+    assert told.exit_code == 1
+    assert "\nno fidelity (no output could be compared) on 2 synthetic samples\n" in told.stdout
+    judged = run("validate", str(path), str(path))
+    assert judged.exit_code == 1
+    assert "\nno verdict: no output could be compared, floor 0.95, 8 samples\n" in judged.stdout
 
 
 def test_a_failure_while_the_plan_is_written_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from onnxprune import spec
 from onnxprune.comparison import Comparison
@@ -17,6 +18,7 @@ from onnxprune.dimensions import Pin
 from onnxprune.figures import OutputFigures
 from onnxprune.inspection import Inspection
 from onnxprune.plan import Report, Skip
+from onnxprune.report.marking import SYNTHETIC, marked
 from onnxprune.report.targets import cost_text, placement_lines, print_measurements
 from onnxprune.report.weights import print_footprints, print_weights
 from onnxprune.result import Result
@@ -31,17 +33,15 @@ _SHOWN_OUTPUTS = 4
 def print_result(result: Result, console: Console) -> None:
     """Print what `optimize` did, in 24 lines where its passes are few: what does not fit is counted."""
     if result.data.synthetic:
-        console.print(
-            "[yellow]Synthetic inputs[/]: no --data was given, so fidelity is a plausibility check, not accuracy."
-        )
-    console.print(f"[bold]{result.output}[/] — {_verdict(result)}", soft_wrap=True)
+        console.print(marked(f"{SYNTHETIC}, so fidelity is a plausibility check, not accuracy."))
+    console.print(marked("[bold]{}[/] — ", result.output).append(_verdict(result)), soft_wrap=True)
     for warning in result.warnings:
-        console.print(f"[yellow]warning[/]: {escape(warning)}", soft_wrap=True, highlight=False)
+        console.print(marked("[yellow]warning[/]: {}", warning), soft_wrap=True)
     figures, fidelity = _figures(result), list(_fidelity(result))
     console.print(figures)
     print_measurements(result.measurements, (result.input, result.output), console)
     for line in fidelity:
-        console.print(line, soft_wrap=True)
+        console.print(line, soft_wrap=True, markup=False)
     passes = list(_pass_lines(result.reports))
     for line in passes:
         console.print(line, soft_wrap=True)
@@ -56,7 +56,7 @@ def print_result(result: Result, console: Console) -> None:
     ]
     for line in _fitting(rest, max(_LEAST_LINES, _LINES - shown)):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
-    console.print(f"replay: onnxprune apply {result.input} {result.plan} -o OUT", soft_wrap=True)
+    console.print(f"replay: onnxprune apply {result.input} {result.plan} -o OUT", soft_wrap=True, markup=False)
 
 
 def _measured_lines(result: Result) -> int:
@@ -73,11 +73,12 @@ def _fitting(lines: Sequence[str], most: int) -> Sequence[str]:
     return (*lines[: most - 1], f"… and {len(lines) - most + 1} lines more: --html FILE or --json tells all")
 
 
-def _verdict(result: Result) -> str:
+def _verdict(result: Result) -> Text:
     size = result.after.size_bytes / result.before.size_bytes
     speed = "not timed" if result.timed is None else f"{result.timed_after.speedup.ratio:.2f} x the speed"
-    text = f"{size:.3f} x the file, {speed}, fidelity {result.fidelity.score:.4f}"
-    return text if result.goal.met else f"{text}; [red]goal missed: {result.goal.reason}[/]"
+    score = result.fidelity.score
+    text = f"{size:.3f} x the file, {speed}, {'no fidelity' if math.isnan(score) else f'fidelity {score:.4f}'}"
+    return marked("{}", text) if result.goal.met else marked("{}; [red]goal missed: {}[/]", text, result.goal.reason)
 
 
 def _figures(result: Result) -> Table:
@@ -110,7 +111,10 @@ def _figures(result: Result) -> Table:
 def _fidelity(result: Result) -> Iterable[str]:
     found = result.fidelity
     kind = "synthetic" if result.data.synthetic else "held-out"
-    yield f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}] on {found.samples} {kind} samples"
+    figure = f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    if math.isnan(found.score):
+        figure = f"no fidelity ({found.why or 'no output could be compared'})"
+    yield f"{figure} on {found.samples} {kind} samples"
     lines = [f"  {name}: {_output_line(figures)}" for name, figures in found.outputs.items()]
     yield from _fitting(lines, _SHOWN_OUTPUTS)
 
@@ -133,15 +137,15 @@ def _shape(shape: Mapping[str, tuple[int, ...]]) -> str:
     return ", ".join(f"{name}={'x'.join(map(str, size)) or 'scalar'}" for name, size in shape.items())
 
 
-def _pass_lines(reports: Sequence[Report]) -> Iterable[str]:
+def _pass_lines(reports: Sequence[Report]) -> Iterable[Text]:
     """A line a pass; those that changed nothing share one."""
     yield from (_pass_line(report) for report in reports if report.changes)
     idle = [report.pass_spec for report in reports if not report.changes]
     if idle:
-        yield f"[bold]{', '.join(idle)}[/]: nothing changed"
+        yield marked("[bold]{}[/]: nothing changed", ", ".join(idle))
 
 
-def _pass_line(report: Report) -> str:
+def _pass_line(report: Report) -> Text:
     before = sum(change.bytes_before for change in report.changes)
     after = sum(change.bytes_after for change in report.changes)
     words: dict[str, int] = defaultdict(int)
@@ -150,7 +154,7 @@ def _pass_line(report: Report) -> str:
     counted = [what if count == 1 else f"{count} x {what}" for what, count in words.items()]
     done = ", ".join(counted)
     sizes = f" ({megabytes(before)} of weights became {megabytes(after)})" if before != after else ""
-    return f"[bold]{report.pass_spec}[/]: {done}{sizes}"
+    return marked("[bold]{}[/]: {}{}", report.pass_spec, done, sizes)
 
 
 def skip_lines(skips: Sequence[Skip], title: str) -> list[str]:
@@ -183,16 +187,16 @@ def megabytes(size: int) -> str:
 def print_comparison(result: Comparison, console: Console) -> None:
     """Print what `validate` found: the verdict, figures per output, the first tensor that diverges."""
     if result.synthetic:
-        console.print("[yellow]Synthetic inputs[/]: no --data was given; agreement on them is no accuracy.")
-    verdict = "[green]close enough[/]" if result.passed else "[red]too far[/]"
+        console.print(marked(f"{SYNTHETIC}; agreement on them is no accuracy."))
     found = result.fidelity
-    console.print(
-        f"{verdict}: fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}], floor {result.floor}, "
-        f"{found.samples} samples",
-        soft_wrap=True,
-    )
+    figures = f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    verdict = "[green]close enough[/]" if result.passed else "[red]too far[/]"
+    if math.isnan(found.score):
+        verdict, figures = "[red]no verdict[/]", found.why or "no output could be compared"
+    figures = f"{figures}, floor {result.floor}, {found.samples} samples"
+    console.print(marked(f"{verdict}: {{}}", figures), soft_wrap=True)
     for name, figures in found.outputs.items():
-        console.print(f"  {name}: {_output_line(figures)}", soft_wrap=True)
+        console.print(f"  {name}: {_output_line(figures)}", soft_wrap=True, markup=False)
     if result.divergence is not None:
         parted = result.divergence
         console.print(
@@ -218,7 +222,7 @@ def print_inspection(result: Inspection, console: Console) -> None:
         units = f"{site.units} of {site.original_units}" if site.original_units > site.units else str(site.units)
         dead = str(result.dead_units.get(site.id, ""))
         last = f"stays: {site.pinned}" if site.pinned else site.weight
-        row = (site.id, site.operator, units, dead, site.unit_size, f"{site.params:,}", site.shared_by, escape(last))
+        row = (site.id, site.operator, units, dead, site.unit_size, f"{site.params:,}", site.shared_by, last)
         table.add_row(*map(str, row))
     console.print(table)
     print_pins(result.pinned, console)
@@ -241,6 +245,6 @@ def print_passes(passes: Mapping[str, type[Any]], console: Console) -> None:
     """Print each pass with its first line of help and its options."""
     for name, kind in passes.items():
         summary = (kind.__doc__ or "").strip().splitlines()[0]
-        console.print(f"[bold]{name}[/]: {summary}", soft_wrap=True)
+        console.print(marked("[bold]{}[/]: {}", name, summary), soft_wrap=True)
         for option in fields(kind):
             console.print(f"    {option.name}={spec.option_text(option.default)}", markup=False)

@@ -81,7 +81,9 @@ def missed(goal: Goal, finish: Finish, original_bytes: int, ends: Ends | None) -
         found.append(
             f"reached {finish.size_bytes} bytes; {most:.0f} bytes would need {_give(most, smallest, 'bytes', goal)}"
         )
-    if goal.fidelity is not None and not finish.fidelity >= goal.fidelity:
+    if goal.fidelity is not None and math.isnan(finish.fidelity):
+        found.append(f"no output could be compared, so nothing shows that the floor {goal.fidelity:g} holds")
+    elif goal.fidelity is not None and not finish.fidelity >= goal.fidelity:
         found.append(f"fidelity {finish.fidelity:.4f} is under the floor {goal.fidelity:g}")
     if goal.max_drop is not None and finish.metric_drop is not None and finish.metric_drop > goal.max_drop:
         found.append(f"metric {goal.metric} fell by {finish.metric_drop:.4g}, more than {goal.max_drop:g}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,8 @@ def result_page(result: Result, data: str | None, command: Sequence[str], max_me
     before, after = result.before, result.after
     size = after.size_bytes / before.size_bytes
     speed = "Not timed" if result.timed is None else f"{result.timed_after.speedup.ratio:.2f} x the speed"
-    verdict = f"{speed}, {size:.3f} x the file, fidelity {result.fidelity.score:.4f}."
+    score = result.fidelity.score
+    verdict = f"{speed}, {size:.3f} x the file, {'no fidelity' if math.isnan(score) else f'fidelity {score:.4f}'}."
     if result.goal.asked:
         verdict += " The goal is met." if result.goal.met else f" The goal is missed: {result.goal.reason}."
     sections = [
