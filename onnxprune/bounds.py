@@ -121,7 +121,7 @@ def _tables(node: gs.Node) -> Iterable[tuple[int, int]]:
     elif node.op == "GatherND":
         size = _size(node.inputs[0], int(node.attrs.get("batch_dims", 0)))
     elif node.op == "OneHot":
-        yield from ((0, int(depth)) for depth in _numbers(node.inputs[1]))
+        yield from ((0, int(depth)) for depth in _numbers(node.inputs[1]) if np.isfinite(depth))
     elif node.op == "Equal":
         yield from ((at, length) for at in (0, 1) if (length := _counted(node.inputs[1 - at])) > 1)
     elif node.op in _FUSED:
@@ -176,7 +176,8 @@ def _handed_on(node: gs.Node, shifts: Sequence[Shifts]) -> Shifts:
     if node.op == "Add" or (node.op == "Sub" and shifts[0]):
         at = 0 if shifts[0] else 1
         added = _numbers(node.inputs[1 - at])
-        if added.size and added.dtype.kind in "iuf":
+        # What minus infinity masks is no index any more.
+        if added.size and added.dtype.kind in "iuf" and np.isfinite(added).all():
             low, high = int(added.min()), int(added.max())
             low, high = (-high, -low) if node.op == "Sub" else (low, high)
             return {name: (least + low, greatest + high) for name, (least, greatest) in shifts[at].items()}

@@ -178,6 +178,8 @@ def decompose(method: Method, matrix: Array, seen: Sequence[Seen], fisher: Array
     if method == "svd" or not seen:
         return svd_factors(matrix)
     rows = sum(one.rows for one in seen)
+    if not rows:
+        raise Declined("no sample holds a row that it reads")
     if method == "asvd":
         return asvd_factors(matrix, np.sum([one.mean_abs * (one.rows / rows) for one in seen], axis=0))
     # Each reader has a bias of its own that takes up its mean.

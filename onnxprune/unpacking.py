@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from onnxprune.errors import ModelError
 from onnxprune.model import load, save
 from onnxprune.packing import unpacked
 from onnxprune.replaying import check_destination
@@ -27,6 +28,11 @@ def unpack(model: Path | str, output: Path | str) -> int:
     path, destination = Path(model), Path(output)
     check_destination(destination, path)
     dense, count = unpacked(load(path), lookups=True)
-    open_session(dense)
+    try:
+        open_session(dense)
+    except ModelError:
+        # Where the model itself is at fault, the message names its file.
+        open_session(path)
+        raise
     save(dense, destination)
     return count

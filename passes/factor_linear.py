@@ -207,7 +207,9 @@ class FactorLinear:
         dtype = first.weight.constant.dtype
         tensors: dict[str, Array] = {"left": pair.left.astype(dtype), "right": pair.right.astype(dtype)}
         if pair.gains is not None:
-            tensors["bias"] = pair.gains.astype(dtype)
+            # What is too large for the type breaks the model, and is taken back for it.
+            with np.errstate(over="ignore"):
+                tensors["bias"] = pair.gains.astype(dtype)
         weights = [linear.weight.constant.name for linear in pair.linears]
         return Edit(
             id=f"{self.name}.{first.site.id}",

@@ -725,3 +725,12 @@ def test_inputs_of_the_fixtures_are_made_up_and_probed(path: Path) -> None:
     for port in session.inputs:
         for one, two, size in zip(first[port.name].shape, second[port.name].shape, port.shape, strict=True):
             assert (one == two) == isinstance(size, int)
+
+
+@pytest.mark.parametrize("added", [-np.inf, np.inf, np.nan])
+def test_a_mask_that_is_infinite_is_no_shift_of_an_index(build: Build, added: float) -> None:
+    """Causal masks are stored as minus infinity and added to what comes in."""
+    mask = np.array([0, added, 0, added], np.float32)
+    model, session = build([node("Add", ["x", "mask"], ["y"])], [value("x", FLOAT, ["b", 4])], "y", {"mask": mask})
+    assert input_uses(model.graph).bounds == {}
+    assert synthesise(model, session).feeds[0]["x"].shape[1] == 4

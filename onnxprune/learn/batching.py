@@ -147,7 +147,9 @@ def _is_joined(value: Any, parts: Sequence[Any]) -> bool:
         return False
     if wanted.dtype.kind != "f" or not wanted.size:
         return True
-    return bool(np.abs(value - wanted).max() <= _TOLERANCE * max(float(np.abs(wanted).max()), 1e-6))
+    with np.errstate(invalid="ignore"):
+        # Infinities on both sides have no difference, and are none.
+        return bool(np.abs(value - wanted).max() <= _TOLERANCE * max(float(np.abs(wanted).max()), 1e-6))
 
 
 def _alike(one: Feeds, other: Feeds) -> bool:

@@ -54,7 +54,10 @@ def targets_of(session: Session, feeds: Feeds, asked: str, *, language: str | No
     """
     states = state_outputs(session.inputs, session.outputs)
     found = []
-    for port, value in zip(session.outputs, session.run(feeds).values(), strict=True):
+    values = session.run(feeds)
+    # A graph may give one output twice.
+    for port in {port.name: port for port in session.outputs}.values():
+        value = values[port.name]
         if port.name in states or not isinstance(value, np.ndarray) or value.dtype.kind != "f" or not value.size:
             continue
         classes = 1 if value.ndim > 3 else -1
@@ -65,6 +68,12 @@ def targets_of(session: Session, feeds: Feeds, asked: str, *, language: str | No
             kind = asked  # type: ignore[assignment]
         found.append(Target(port, kind, classes, soft))
     return tuple(found)
+
+
+def descend(loss: Tensor) -> None:
+    """Add the gradients of a loss; none where no weight was read on the way, as in the other branch of an If."""
+    if loss.requires_grad:
+        loss.backward()
 
 
 def valid(ports: Sequence[Port], feeds: Feeds, port: Port, shape: tuple[int, ...]) -> Tensor | None:

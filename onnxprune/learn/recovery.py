@@ -74,19 +74,9 @@ def recover(
     if kept is not None:
         parts = (_digest(candidate), _digest(teacher), asdict(settings), seed, kept.key, torch.__version__)
         checkpoint = Checkpoint(kept.store, key_of(*parts), kept.fresh)
-    schedule = Schedule(
-        steps=settings.steps,
-        rate=settings.lr,
-        warmup=settings.warmup,
-        decay=settings.decay,
-        clip=settings.clip,
-        check=settings.check,
-        patience=settings.patience,
-        seed=seed,
-    )
     state = train(
         parameters,
-        schedule,
+        Schedule.of(settings, seed, settings.steps),
         lesson.batches.from_step,
         lambda _, batch: lesson.loss(module, batch),
         Measure("recover", "fidelity", lambda: lesson.score(module).score),
@@ -145,7 +135,7 @@ class Lesson:
             with torch.autocast(kind, dtype=torch.bfloat16, enabled=mixed):
                 mine = module(feeds, wanted=[pair.student for pair in self.pairs])
             parts = {name: value * share for name, value in self._parts(mine, theirs, feeds).items()}
-            objectives.total(parts).backward()
+            objectives.descend(objectives.total(parts))
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
         return sums

@@ -100,9 +100,7 @@ class Sensitivity:
     def _backward(self, module: OnnxModule, index: int, feeds: Feeds, gates: Mapping[Slot, Any]) -> None:
         outputs = module(feeds, gates=gates)
         measure = {"labels": self._labels, "next-token": self._next_token, "divergence": self._divergence}
-        loss = measure[self.loss.kind](outputs, index, feeds)
-        if loss.requires_grad:
-            loss.backward()
+        objectives.descend(measure[self.loss.kind](outputs, index, feeds))
 
     def _labels(self, outputs: Mapping[str, Tensor], index: int, feeds: Feeds) -> Tensor:
         port, labels = self.loss.output, self.loss.labels

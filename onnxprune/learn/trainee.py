@@ -103,7 +103,7 @@ class Trainee:
         def add(parts: Mapping[str, Tensor]) -> None:
             if not parts:
                 return
-            objectives.total(parts).backward()
+            objectives.descend(objectives.total(parts))
             for name, value in parts.items():
                 sums[name] = sums.get(name, torch.zeros(())) + value.detach().cpu()
 
@@ -234,14 +234,9 @@ def teach(
 
 def school(trainee: Trainee, procedure: Procedure, steps: int, checkpoint: Checkpoint | None = None) -> State:
     """Take so many steps; afterwards the parameters are the best that a check saw."""
-    one = trainee.training
-    schedule = Schedule(
-        steps=steps, rate=one.lr, warmup=one.warmup, decay=one.decay, clip=one.clip, check=one.check,
-        patience=one.patience, seed=trainee.seed,
-    )  # fmt: skip
     return train(
         trainee.parameters,
-        schedule,
+        Schedule.of(trainee.training, trainee.seed, steps),
         trainee.batches.from_step,
         lambda step, batch: trainee.loss(procedure, step, batch),
         Measure("train", "held_out_loss", lambda: trainee.held_out(procedure), falls=True),
