@@ -265,7 +265,7 @@ def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/place/feeds.npz")
 
     monkeypatch.setattr(CpuTarget, "place", save)
-    result = CliRunner().invoke(main, ["time", "model.onnx", "--seconds", "0.01"])
+    result = run("time", "model.onnx", "--seconds", "0.01")
     assert result.exit_code == 2
     line = "onnxprune: /place/feeds.npz: cannot be written: No space left on device. "
     assert result.stderr.endswith(f"{line}Make room there, or set TMPDIR to another folder.\n")
