@@ -121,7 +121,7 @@ def console() -> Any:
     from rich.console import Console
 
     # Names that users chose are printed as they are, with their brackets and colons.
-    plain = {"highlight": False, "markup": False, "emoji": False, "quiet": is_quiet()}
+    plain: Any = {"highlight": False, "markup": False, "emoji": False, "quiet": is_quiet()}
     found = Console(**plain)
     return found if found.is_terminal else Console(**plain, width=_PIPE_WIDTH)
 
