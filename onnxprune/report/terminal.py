@@ -43,8 +43,8 @@ def print_result(result: Result, console: Console) -> None:
     for line in fidelity:
         console.print(line, soft_wrap=True, markup=False)
     passes = list(_pass_lines(result.reports))
-    for line in passes:
-        console.print(line, soft_wrap=True)
+    for told in passes:
+        console.print(told, soft_wrap=True)
     print_footprints(result.storage, console)
     # The verdict, the table with its head and caption, and the last line.
     shown = 1 + figures.row_count + 2 + len(fidelity) + len(passes) + 1
@@ -189,12 +189,12 @@ def print_comparison(result: Comparison, console: Console) -> None:
     if result.synthetic:
         console.print(marked(f"{SYNTHETIC}; agreement on them is no accuracy."))
     found = result.fidelity
-    figures = f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    came = f"fidelity {found.score:.4f} [{found.low:.4f}, {found.high:.4f}]"
     verdict = "[green]close enough[/]" if result.passed else "[red]too far[/]"
     if math.isnan(found.score):
-        verdict, figures = "[red]no verdict[/]", found.why or "no output could be compared"
-    figures = f"{figures}, floor {result.floor}, {found.samples} samples"
-    console.print(marked(f"{verdict}: {{}}", figures), soft_wrap=True)
+        verdict, came = "[red]no verdict[/]", found.why or "no output could be compared"
+    came = f"{came}, floor {result.floor}, {found.samples} samples"
+    console.print(marked(f"{verdict}: {{}}", came), soft_wrap=True)
     for name, figures in found.outputs.items():
         console.print(f"  {name}: {_output_line(figures)}", soft_wrap=True, markup=False)
     if result.divergence is not None:

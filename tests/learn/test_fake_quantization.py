@@ -26,7 +26,7 @@ def test_a_convolution_has_one_step_for_each_filter() -> None:
     # [outputs, inputs, kernel]: the sums run over the last two axes.
     matrix = Matrix("w", (2, 1, 2), (1, 2), "conv", ())
     weight = torch.tensor([[[127.0, 0.4]], [[1.27, 0.4]]])
-    np.testing.assert_allclose(int8_weight(matrix)(weight), [[[127, 0]], [[1.27, 0.4]]], rtol=1e-6)
+    np.testing.assert_allclose(int8_weight(matrix)(weight), [[[127.0, 0.0]], [[1.27, 0.4]]], rtol=1e-6)
 
 
 @settings(deadline=None, max_examples=50)

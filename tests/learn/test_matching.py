@@ -40,7 +40,7 @@ def test_a_block_that_is_gone_has_no_pair_and_the_others_keep_theirs() -> None:
 
 def test_streams_of_other_shapes_are_no_pair() -> None:
     wide, narrow = (streams(width) for width in (24, 16))
-    feeds = [wide.feeds(sizes) for sizes in PROBES]
+    feeds: list[Feeds] = [wide.feeds(sizes) for sizes in PROBES]
     # The two read the same feeds and name their tensors alike, but the streams are of other widths.
     assert match_blocks(wide.model(), narrow.model(), feeds) == ()
 
@@ -58,6 +58,6 @@ def test_features_of_images_are_their_channels() -> None:
     x = net.input("x", ["b", 4, 8, 8])
     kernel = net.constant(net.numbers.standard_normal((4, 4, 3, 3)).astype("float32"))
     net.output(net.op("Add", x, net.op("Relu", net.op("Conv", x, kernel, pads=[1] * 4))))
-    feeds = [net.feeds(sizes) for sizes in PROBES]
+    feeds: list[Feeds] = [net.feeds(sizes) for sizes in PROBES]
     (pair,) = match_blocks(net.model(), net.model(), feeds)
     assert pair.features == 1

@@ -18,10 +18,14 @@ from onnxprune.targets.timing import Latency, Ratio, Timed
 CALL_MS, FLOAT_MS, INTEGER_MS = 0.001, 1000.0, 500.0
 
 
+def _alike(ratio: float) -> Ratio:
+    return Ratio(ratio, ratio, ratio, 11)
+
+
 def timed(paths: Sequence[Path], taken: Sequence[float]) -> tuple[Timed, ...]:
     """What a target says of files that take so many milliseconds each time."""
     return tuple(
-        Timed(name=path.name, load_ms=1.0, latency_ms=Latency(ms, ms, ms), speedup=Ratio(*[taken[0] / ms] * 3, 11))
+        Timed(name=path.name, load_ms=1.0, latency_ms=Latency(ms, ms, ms), speedup=_alike(taken[0] / ms))
         for path, ms in zip(paths, taken, strict=True)
     )
 
