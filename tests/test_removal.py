@@ -11,9 +11,9 @@ import pytest
 from onnxprune.cut import count_parameters
 from onnxprune.errors import OptionError
 from onnxprune.model import Model, load, save, to_bytes
-from onnxprune.passes import RemoveChannels, RemoveHeads, RemoveNeurons
+from onnxprune.passes import RemoveBlocks, RemoveChannels, RemoveHeads, RemoveNeurons
 from onnxprune.plan import Edit
-from onnxprune.protocol import Context, Pass, Proposal
+from onnxprune.protocol import Context, Proposal
 from onnxprune.removal import Removal
 from onnxprune.runtime import Feeds, Level, observe_shapes, open_session
 from onnxprune.sites import Site, find_sites
@@ -44,7 +44,7 @@ def look(model: Model, probes: Sequence[Feeds]) -> tuple[Structure, tuple[Site, 
     return structure, find_sites(model, structure)
 
 
-def propose(one: Pass, model: Model, probes: Sequence[Feeds], seed: int = 0) -> Proposal:
+def propose(one: Removal | RemoveBlocks, model: Model, probes: Sequence[Feeds], seed: int = 0) -> Proposal:
     structure, sites = look(model, probes)
     return one.propose(model, sites, Context(structure=structure, seed=seed))
 
