@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,7 +58,8 @@ def test_every_command_prints_names_as_they_are(place: Path) -> None:
 
 
 def test_samples_go_by_such_names(place: Path) -> None:
-    np.savez(place / "data.npz", **{f"in {HOSTILE}": graphs.weights(8, 1, 32)})
+    arrays: dict[str, Any] = {f"in {HOSTILE}": graphs.weights(8, 1, 32)}
+    np.savez(place / "data.npz", **arrays)
     model = str(place / "model [red].onnx")
     assert run("optimize", model, "-o", f"{model}.small", "--data", str(place / "data.npz")).exit_code == 0
 
