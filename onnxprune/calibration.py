@@ -44,6 +44,7 @@ class Needs:
         tokens: how often each whole number occurs.
         histograms: how often values of each size occur.
         channels: per element of axis 1, the mean.
+        spans: least and largest value in each sample.
     """
 
     ranges: frozenset[str] = frozenset()
@@ -52,6 +53,7 @@ class Needs:
     tokens: frozenset[str] = frozenset()
     histograms: frozenset[str] = frozenset()
     channels: frozenset[str] = frozenset()
+    spans: frozenset[str] = frozenset()
 
     def __or__(self, other: Needs) -> Needs:
         return Needs(
@@ -61,12 +63,13 @@ class Needs:
             tokens=self.tokens | other.tokens,
             histograms=self.histograms | other.histograms,
             channels=self.channels | other.channels,
+            spans=self.spans | other.spans,
         )
 
     @property
     def tensors(self) -> frozenset[str]:
         """Every tensor that anything is wanted of."""
-        return self.ranges | self.columns | self.grams | self.tokens | self.histograms | self.channels
+        return self.ranges | self.columns | self.grams | self.tokens | self.histograms | self.channels | self.spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,7 @@ class Statistics:
         tokens: (numbers, ascending; how often each was seen), padded places left out.
         histograms: of finite values, padded tokens included; of a large tensor, of some of each sample's values.
         channels: [channels] the mean over samples and all axes but axis 1.
+        spans: [samples, 2] the least and the largest value in each sample that holds any, padded tokens included.
         missing: why a wanted tensor has none, as the report may print it.
         samples: how many were run.
         mask: the input that told padded tokens.
@@ -110,6 +114,7 @@ class Statistics:
     tokens: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     channels: Mapping[str, Matrix] = field(default_factory=dict)
+    spans: Mapping[str, Matrix] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     samples: int = 0
     mask: str | None = None
@@ -148,20 +153,19 @@ def collect(
     shapes = shapes_of(model, sorted(needs.tensors - missing.keys()), feeds[0])
     missing |= {name: why for name, shape in shapes.items() if (why := _unsuited(name, shape, needs, memory_bytes))}
     parts = groups({name: _bytes(name, shapes[name], needs) for name in shapes if name not in missing}, memory_bytes)
-    ranges: dict[str, tuple[float, float]] = {}
     columns: dict[str, Columns] = {}
     tokens: dict[str, Counter[int]] = {name: Counter() for name in needs.tokens - missing.keys()}
     histograms: dict[str, Histogram] = {}
     channels: dict[str, list[Matrix]] = {}
+    spans: dict[str, list[tuple[float, float]]] = {}
     for turn, part in enumerate(parts):
         observe = observer(model, part)
         sums = {name: _Sums(gram=name in needs.grams) for name in part if name in needs.grams | needs.columns}
         for at, feed in enumerate(feeds, 1 + turn * len(feeds)):
             progress(Turn("collect statistics", at, len(parts) * len(feeds), kind="statistics"))
             for name, value in observe(feed).items():
-                if name in needs.ranges and value.size:
-                    low, high = ranges.get(name, (np.inf, -np.inf))
-                    ranges[name] = (min(low, float(value.min())), max(high, float(value.max())))
+                if name in needs.ranges | needs.spans and value.size:
+                    spans.setdefault(name, []).append((float(value.min()), float(value.max())))
                 if name in needs.histograms and (seen := histogram_of(_some(value))) is not None:
                     histograms[name] = merged(histograms.get(name), seen) or seen
                 if name in needs.channels and value.size:
@@ -176,16 +180,23 @@ def collect(
                     sums[name].add(value.reshape(-1, value.shape[-1]) if kept is None else value[kept])
         columns |= {name: done.finish(spill=len(parts) > 1) for name, done in sums.items()}
     counted = {name: _sorted(counts) for name, counts in tokens.items()}
+    ranges = {name: _outermost(spans[name]) for name in needs.ranges & spans.keys()}
     return Statistics(
         ranges=ranges,
         columns=columns,
         tokens=counted,
         histograms={name: _with_ends(held, ranges.get(name)) for name, held in histograms.items()},
         channels={name: np.mean(means, axis=0) for name, means in channels.items()},
+        spans={name: np.array(ends, np.float64) for name, ends in spans.items() if name in needs.spans},
         missing=missing,
         samples=len(feeds),
         mask=mask,
     )
+
+
+def _outermost(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    lows, highs = zip(*spans, strict=True)
+    return float(np.fmin.reduce(lows)), float(np.fmax.reduce(highs))
 
 
 def _some(value: Array) -> Array:

@@ -151,7 +151,9 @@ class Pass(Protocol):
 
     A pass that has a true `relative` says the same in other operators: outputs must be the model's before it up to
     rounding, and runs no slower. It may offer `rivals(edit)`: the name of a kind of edits that stand only where the
-    clock says that the model is faster with them; None for others.
+    clock says that the model is faster with them; None for others. Of edits that move outputs by more it may offer
+    `may_lose(edit)`: how much of the fidelity (0 for others); and `fewer(edit)`: the same at fewer places, None where
+    it is all or nothing.
 
     A pass that has a true `structural` gets the model's structure, one that has a true `observant` the shapes. One with
     a true option `cut_interface` gets a structure in which key-value caches among inputs and outputs may be cut. What

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from onnxprune import spec
 from onnxprune.acceptance import accepted
+from onnxprune.closeness import keep_close, lossy
 from onnxprune.errors import Declined
 from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, Evidence, judge, refuse_moved, refuse_other_bits
@@ -82,6 +83,7 @@ def take(
         trial = suit_integers(trial, one, context.signs, attempt, race)
         trial = mix_by_clock(trial, attempt, milder_of(one), race)
         trial = keep_faster(trial, nothing, one, attempt, race)
+    trial = keep_close(trial, one, attempt, race)
     if not trial.stands(floor):
         slow, nothing = trial.report.reverted, Trial(model, (), blank)
         trial = largest_that_stands(trial, nothing, trial.edits, attempt, floor, finer_of(one, model), race)
@@ -104,6 +106,12 @@ def _limit(one: Pass, edits: Sequence[Edit], slower: float | None) -> float | No
     return _CLEARLY_SLOWER if any(edit.site.startswith(kinds) for edit in edits if kinds) else slower
 
 
+def _less_lossy(one: Pass, model: Model, edits: tuple[Edit, ...], edited: Model) -> Model:
+    """The edited model, without edits that may move outputs by more than rounding."""
+    exact = tuple(edit for edit in edits if not lossy(one, edit))
+    return edited if exact == edits else one.apply(model, exact)[0]
+
+
 def _attempt(
     one: Pass, model: Model, edits: tuple[Edit, ...], evidence: Evidence, blank: Report, samples: int | None
 ) -> Trial:
@@ -114,7 +122,7 @@ def _attempt(
             refuse_other_bits(model, edited, evidence.probes)
         relative = getattr(one, "relative", False)
         if relative:
-            refuse_moved(model, edited, evidence.probes)
+            refuse_moved(model, _less_lossy(one, model, edits, edited), evidence.probes)
         # The model before says more than the original, from which lossy edits may have led away before.
         fidelity = judge(edited, evidence, lossless=one.lossless and not (exact or relative), samples=samples)
     except (Broken, Declined) as reason:

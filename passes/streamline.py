@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from onnxprune.calibration import Needs
@@ -26,7 +26,8 @@ class Streamline:
 
     Attributes:
         rewrites: only these; all of them by default.
-        portable: leave out what needs operators of a newer opset than the model's, which older runtimes lack.
+        portable: leave out what needs operators of a newer opset than the model's, which older runtimes lack, or a
+            runtime's own.
     """
 
     name: ClassVar[str] = "streamline"
@@ -44,9 +45,15 @@ class Streamline:
                 raise OptionError(f"{self.name}: rewrites must be some of {', '.join(sorted(BY_NAME))}, got {one!r}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
-        """Nothing: the graph says it all."""
-        del model, sites
-        return Needs()
+        """What its rewrites look at; most of them at the graph alone."""
+        del sites
+        found = Needs()
+        for rewrite in REWRITES:
+            found |= rewrite.needs(model) if self._wants(rewrite) else Needs()
+        return found
+
+    def _wants(self, rewrite: Rewrite) -> bool:
+        return not self.rewrites or rewrite.name in self.rewrites
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
         """One edit a rewrite that finds a place, in the order in which they make room for each other.
@@ -69,7 +76,7 @@ class Streamline:
         for number in range(_ROUNDS):
             before = len(edits)
             for rewrite in rewrites:
-                wish = rewrite.wish(model, context) if not self.rewrites or rewrite.name in self.rewrites else None
+                wish = rewrite.wish(model, context) if self._wants(rewrite) else None
                 if wish is None:
                     continue
                 try:
@@ -91,6 +98,8 @@ class Streamline:
         rewritten, done = _carried_out(model, rewrite, wish)
         if self.portable and done.places and rewrite.opset > opset:
             raise Declined(f"its operators need opset {rewrite.opset}, the model has {opset}; option portable")
+        if self.portable and done.places and rewrite.domain:
+            raise Declined(f"its operators are {rewrite.domain}'s own; option portable")
         return rewritten, done
 
     def _edit(self, rewrite: Rewrite, wish: Wish, number: int) -> Edit:
@@ -107,6 +116,15 @@ class Streamline:
     def rivals(self, edit: Edit) -> str | None:
         """The name of a rewrite that stands only where the clock says that it is faster; None for others."""
         return edit.kind if BY_NAME[edit.kind].rival else None
+
+    def may_lose(self, edit: Edit) -> float:
+        """Of fidelity, by an edit that moves outputs by more than rounding; 0 for others."""
+        return BY_NAME[edit.kind].may_lose if edit.kind in BY_NAME else 0.0
+
+    def fewer(self, edit: Edit) -> Edit | None:
+        """The same at fewer places, where it loses too much; None where it is all or nothing."""
+        wish = BY_NAME[edit.kind].fewer(Wish(edit.args, edit.tensors))
+        return None if wish is None else replace(edit, args=dict(wish.args), tensors=wish.tensors)
 
     def apply(self, model: Model, edits: Sequence[Edit]) -> tuple[Model, tuple[Change, ...]]:
         """The rewritten model; one change an edit that found places."""

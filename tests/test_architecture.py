@@ -72,6 +72,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "mixing",
         "acceptance",
         "rivalry",
+        "closeness",
         "subject",
         "teaching",
         "replaying",

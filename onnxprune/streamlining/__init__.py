@@ -12,6 +12,7 @@ from onnxprune.streamlining.guards import NAN_GUARDS
 from onnxprune.streamlining.movement import MOVEMENT
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
 from onnxprune.streamlining.scales import SCALES
+from onnxprune.streamlining.steps import FIXED_STEPS
 from onnxprune.streamlining.tables import TABLES
 from onnxprune.streamlining.targets import SHAPES
 
@@ -26,6 +27,7 @@ REWRITES: tuple[Rewrite, ...] = (
     TABLES,
     CLIPS,
     MOVEMENT,
+    FIXED_STEPS,
 )
 BY_NAME = MappingProxyType({rewrite.name: rewrite for rewrite in REWRITES})
 

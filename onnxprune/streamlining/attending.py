@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,6 +11,7 @@ import onnx_graphsurgeon as gs
 from onnxprune.errors import Declined
 from onnxprune.graph import numbers, producer
 from onnxprune.streamlining.heads import SWAPPED, Headed, headed, peeled
+from onnxprune.streamlining.masking import Choice, Masking
 from onnxprune.streamlining.values import over_last_axis
 
 
@@ -26,29 +28,32 @@ class Readers:
 
 @dataclass(frozen=True, eq=False)
 class Attending:
-    """One attention: softmax(scale · query · keyᵀ + mask) · value.
+    """One attention: softmax(scale · query · keyᵀ, masked) · value.
 
     Attributes:
         product: of shares and values.
-        scores: of queries and keys, before scale and mask.
         scale: as a number.
-        guarded: whether shares that are NaN become zero.
     """
 
     product: gs.Node
-    scores: gs.Tensor
     query: Headed
     key: Headed
     value: Headed
-    mask: gs.Tensor | None
+    masking: Masking
     scale: float
-    guarded: bool
 
 
 class Finder:
-    """Looks for attention in one graph."""
+    """Looks for attention in one graph.
 
-    def __init__(self, graph: gs.Graph, overridable: frozenset[str]) -> None:
+    Args:
+        graph: with shapes.
+        overridable: constants that a caller may give.
+        rows: what tells one number of queries from another, by the name of the shares.
+    """
+
+    def __init__(self, graph: gs.Graph, overridable: frozenset[str], rows: Mapping[str, Hashable]) -> None:
+        self._rows = rows
         self._opset = int(graph.opset or 1)
         self._overridable = overridable
         self._readers = Readers(graph)
@@ -68,14 +73,13 @@ class Finder:
         found = self._scores(softmax.inputs[0])
         if found is None:
             return None
-        product, mask, scale = found
-        if mask is not None and mask.shape is not None and (not mask.shape or mask.shape[-1] == 1):
-            raise Declined("its mask is spread over the keys")
+        product, masking, scale = found
+        masking = replace(masking, guarded=guarded, rows=self._rows.get(softmax.outputs[0].name))
         query, key, value = self._heads(*product.inputs, weighs.inputs[1])
         scale *= query.factor * key.factor
         if not (scale > 0 and np.isfinite(scale)):
             raise Declined(f"its scores are scaled by {scale:g}")
-        return Attending(weighs, product.outputs[0], query, key, value, mask, scale, guarded)
+        return Attending(weighs, query, key, value, masking, scale)
 
     def _unguarded(self, softmax: gs.Node) -> tuple[gs.Tensor, bool]:
         """The shares, or what a guard makes of them: Where(IsNaN(shares), 0, shares)."""
@@ -92,20 +96,45 @@ class Finder:
         one = numbers(zero).size == 1 and numbers(zero).ndim <= 1 and not numbers(zero).any()
         return (where.outputs[0], True) if one else (shares, False)
 
-    def _scores(self, scores: gs.Tensor) -> tuple[gs.Node, gs.Tensor | None, float] | None:
-        """The product of queries and keys, the mask that is added to it, and what it is multiplied by before."""
-        node, only = producer(scores), self._readers.only
-        if node is None or only(scores) is None:
+    def _scores(self, scores: gs.Tensor) -> tuple[gs.Node, Masking, float] | None:
+        """The product of queries and keys, what masks it, and what it is multiplied by before."""
+        if self._readers.only(scores) is None:
             return None
-        operands: list[tuple[gs.Tensor, gs.Tensor | None]] = [(scores, None)]
-        if node.op == "Add" and not node.domain:
-            operands = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
-        for tensor, mask in operands:
-            bare, scale = peeled(tensor, self._overridable)
-            product = producer(bare)
-            multiplies = product is not None and product.op == "MatMul" and not product.domain
-            if multiplies and only(tensor) is not None and (mask is None or mask.dtype in (None, np.float32)):
-                return product, mask, scale
+        for outer, behind in self._summands(scores):
+            choice, inner = self._choice(outer) or (None, outer)
+            for tensor, before in self._summands(inner) if choice is not None and behind is None else [(inner, None)]:
+                bare, scale = peeled(tensor, self._overridable)
+                product = producer(bare)
+                if product is not None and product.op == "MatMul" and not product.domain and self._alone(tensor):
+                    added = behind if behind is not None else before
+                    masking = Masking(tensor, added, choice, choice is not None and behind is not None, guarded=False)
+                    return product, masking, scale
+        return None
+
+    def _alone(self, tensor: gs.Tensor) -> bool:
+        return self._readers.only(tensor) is not None
+
+    def _summands(self, tensor: gs.Tensor) -> list[tuple[gs.Tensor, gs.Tensor | None]]:
+        """A tensor and no mask; of a sum each operand with the other as the mask."""
+        node = producer(tensor)
+        if node is None or node.op != "Add" or node.domain or not self._alone(tensor):
+            return [(tensor, None)]
+        pairs = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
+        return [(one, mask) for one, mask in pairs if mask.dtype in (None, np.float32)]
+
+    def _choice(self, tensor: gs.Tensor) -> tuple[Choice, gs.Tensor] | None:
+        """A choice between scores and a number, and the scores."""
+        node = producer(tensor)
+        if node is None or node.op != "Where" or node.domain or not self._alone(tensor):
+            return None
+        for slot in (1, 2):
+            fill = node.inputs[slot]
+            if isinstance(fill, gs.Constant) and fill.name not in self._overridable and fill.dtype == np.float32:
+                held = numbers(fill)
+                # One of more axes would give them to the scores.
+                if held.size == 1 and held.ndim <= 1 and float(held.reshape(-1)[0]) < 0:
+                    choice = Choice(node.inputs[0], slot == 1, float(held.reshape(-1)[0]))
+                    return choice, node.inputs[3 - slot]
         return None
 
     def _heads(self, *tensors: gs.Tensor) -> tuple[Headed, Headed, Headed]:

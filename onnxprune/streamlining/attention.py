@@ -14,20 +14,29 @@ import onnx_graphsurgeon as gs
 
 from onnxprune.errors import Declined
 from onnxprune.model import Model
+from onnxprune.protocol import Context
 from onnxprune.rewrite import Rewriter
 from onnxprune.streamlining.attending import Attending, Finder, Readers
+from onnxprune.streamlining.masking import MaskWriter
+from onnxprune.streamlining.observed import settled_shapes
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
 from onnxprune.streamlining.values import Values
 
 OPSET = 23
-_LOWEST = float(np.finfo(np.float32).min)
-# The operator gives zeros where a mask holds nothing above the lowest number; a softmax gives equal shares there.
-_FLOOR = _LOWEST / 2
 
 
-def _carry_out(model: Model, _: Wish) -> Done:
+def _wish(model: Model, context: Context) -> Wish:
+    """How many queries there are in each run: masks that several attentions share have rows for as many."""
+    shapes = settled_shapes(model, context.shapes)
+    softmaxes = (node.outputs[0].name for node in model.graph.nodes if node.op == "Softmax" and not node.domain)
+    ranks = {name: shapes[name] for name in softmaxes if name in shapes and len(shapes[name][0]) == 4}
+    return Wish({"rows": {name: [run[2] for run in runs] for name, runs in ranks.items()}})
+
+
+def _carry_out(model: Model, wish: Wish) -> Done:
     graph, kept = model.graph, []
-    finder = Finder(graph, model.overridable)
+    rows = {str(name): tuple(int(size) for size in sizes) for name, sizes in wish.args.get("rows", {}).items()}
+    finder = Finder(graph, model.overridable, rows)
     writer: _Writer | None = None
     places = 0
     for softmax in [node for node in graph.nodes if node.op == "Softmax" and not node.domain]:
@@ -44,18 +53,16 @@ def _carry_out(model: Model, _: Wish) -> Done:
     writer.rewriter.finish()
     if not _in_order(graph):
         graph.toposort()
-    return Done(places, tuple(kept), writer.note)
+    return Done(places, tuple(kept), writer.masks.note)
 
 
 class _Writer:
-    """Puts the operator in place of what was found; each mask is made fit for it once."""
+    """Puts the operator in place of what was found."""
 
     def __init__(self, graph: gs.Graph, overridable: frozenset[str]) -> None:
         self.rewriter = Rewriter(graph)
-        self.note = ""
+        self.masks = MaskWriter(self.rewriter, Values(graph, overridable))
         self._readers = Readers(graph)
-        self._values = Values(graph, overridable)
-        self._masks: dict[tuple[int, bool], gs.Tensor] = {}
 
     def write(self, one: Attending) -> None:
         """Write one.
@@ -63,15 +70,15 @@ class _Writer:
         Raises:
             Declined: the operator would not say the same.
         """
-        floored = self._floored(one)
+        floored = self.masks.check(one.masking)
         make, output = self.rewriter, one.product.outputs[0]
         turned = self._turned(output)
         # Heads stay side by side where the result is wanted so, too.
         flat = turned is not None and one.query.flat and one.key.flat and one.value.flat
         nodes: list[gs.Node] = []
         inputs = [each.lay(make, nodes, flat=flat) for each in (one.query, one.key, one.value)]
-        if one.mask is not None:
-            inputs.append(self._mask(one.mask, inputs[0], nodes, floored=floored, flat=flat))
+        mask = self.masks.laid(one.masking, inputs[0], nodes, floored=floored, flat=flat)
+        inputs += [] if mask is None else [mask]
         heads: dict[str, Any] = {"q_num_heads": one.query.heads, "kv_num_heads": one.key.heads} if flat else {}
         out = make.variable(f"{output.name}.attention")
         nodes.append(make.node("Attention", inputs, [out], scale=one.scale, **heads))
@@ -106,46 +113,6 @@ class _Writer:
         turns = node.op == "Transpose" and not node.domain and list(node.attrs.get("perm", ())) == [0, 2, 1, 3]
         return node if turns else None
 
-    def _floored(self, one: Attending) -> bool:
-        """Whether the mask needs a floor."""
-        if one.guarded and not self._values.of(one.scores).finite:
-            raise Declined("nothing says that what is guarded against NaN is finite before the mask")
-        if one.mask is None:
-            return False
-        reach = self._values.of(one.mask)
-        lowest = reach.low <= _LOWEST
-        if one.guarded and reach.minus and lowest:
-            raise Declined("its mask may hold the lowest number and minus infinity")
-        if reach.minus and not one.guarded:
-            self.note = "a row that a mask blanks whole with minus infinity is finite, where it was NaN"
-        return lowest
-
-    def _mask(self, mask: gs.Tensor, query: gs.Tensor, nodes: list[gs.Node], *, floored: bool, flat: bool) -> gs.Tensor:
-        """The mask with a row for each query, and no number so low that the operator takes it for none."""
-        key = (id(mask), floored)
-        if key in self._masks:
-            return self._masks[key]
-        make, result = self.rewriter, mask
-        new: list[gs.Node] = []
-        if floored:
-            floor = make.shared("attention.floor", np.array(_FLOOR, np.float32))
-            result = make.variable(f"{mask.name}.floored")
-            new.append(make.node("Max", [mask, floor], [result]))
-        if not _as_long(mask, query, flat=flat):
-            at = 1 if flat else 2
-            size, shape, spread = (make.variable(f"{mask.name}.{part}") for part in ("length", "rows", "spread"))
-            one = make.shared("attention.one", np.array([1], np.int64))
-            new += [
-                make.node("Shape", [query], [size], start=at, end=at + 1),
-                make.node("Concat", [size, one], [shape], axis=0),
-                make.node("Expand", [result, shape], [spread]),
-            ]
-            result = spread
-        # The first attention that reads the mask stands before the others.
-        nodes += new
-        self._masks[key] = result
-        return result
-
 
 def _says_the_same(reshape: gs.Node) -> bool:
     """Whether a Reshape of rank 4 to rank 4 keeps the last axis.
@@ -169,18 +136,11 @@ def _in_order(graph: gs.Graph) -> bool:
     )
 
 
-def _as_long(mask: gs.Tensor, query: gs.Tensor, *, flat: bool) -> bool:
-    """Whether a mask is known to have a row for each query."""
-    if mask.shape is None or query.shape is None or len(mask.shape) < 2:
-        return False
-    rows, length = mask.shape[-2], query.shape[1 if flat else 2]
-    return bool(rows) and rows == length
-
-
 FUSED_ATTENTION = Rewrite(
     name="fused-attention",
     what=("attention is one operator", "attentions are one operator each"),
     carry_out=_carry_out,
+    wish=_wish,
     rival=True,
     opset=OPSET,
 )

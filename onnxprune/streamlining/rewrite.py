@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxprune.calibration import Needs
 from onnxprune.model import Model
 from onnxprune.protocol import Context
 
@@ -56,6 +57,10 @@ class Rewrite:
         rival: whether operators take the place of others, so that it stands only where the clock says that it is
             faster. What only takes work away stands unless the clock says that all of it together is slower.
         opset: that its operators need; models of a lower one are raised to it.
+        domain: of its operators, where they are a runtime's own.
+        needs: statistics that `wish` looks at.
+        may_lose: of fidelity, where outputs move by more than rounding; 0: they do not.
+        fewer: a wish for fewer of the same places, of a rewrite that loses too much; None for less than that.
     """
 
     name: str
@@ -64,6 +69,10 @@ class Rewrite:
     wish: Callable[[Model, Context], Wish | None] = lambda _model, _context: Wish()
     rival: bool = False
     opset: int = 0
+    domain: str = ""
+    needs: Callable[[Model], Needs] = lambda _model: Needs()
+    may_lose: float = 0.0
+    fewer: Callable[[Wish], Wish | None] = lambda _wish: None
 
     def told(self, done: Done) -> str:
         """What was done, for the report."""

@@ -78,7 +78,7 @@ class CpuTarget(RuntimeTarget):
         Args:
             path: the model file.
             feeds: one call's inputs.
-            settings: `threads`, `arena` and `config` of each session; see `worker`.
+            settings: `threads`, `arena`, `pattern`, `level` and `config` of each session; see `worker`.
             budget_s: seconds of timed rounds.
 
         Raises:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 from onnxprune.errors import ModelError, PlanError
 from onnxprune.graph import storage
@@ -24,6 +24,8 @@ _BUDGET_S = 0.25
 # Each setting is a session of its own, with its copy of the weights.
 _LARGEST_BYTES = 2**28
 _MOST_THREADS = 1024
+# As the runtime's own documentation has it.
+_BLOCKS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,35 +36,50 @@ class Setting:
         threads: of one operator (`intra_op_num_threads`).
         arena: whether a run's memory is kept for the next (`enable_cpu_mem_arena`).
         spinning: whether threads that wait spin (`session.intra_op.allow_spinning`); of one thread none waits.
+        pattern: whether a run's memory is laid out as in the runs before (`enable_mem_pattern`).
+        level: of graph optimizations: `all`, or `extended`, which leaves layouts as they are
+            (`graph_optimization_level`).
+        blocks: into how many parts for each thread work is cut, so that a slow thread gets less of it
+            (`session.dynamic_block_base`); 0: one; of one thread none is slower.
     """
 
     threads: int
     arena: bool = True
     spinning: bool = True
+    pattern: bool = True
+    level: Literal["all", "extended"] = "all"
+    blocks: int = 0
 
     def __str__(self) -> str:
         """In words."""
         words = [f"{self.threads} thread" + "s" * (self.threads > 1), f"arena {'on' if self.arena else 'off'}"]
-        return ", ".join(words + [f"spinning {'on' if self.spinning else 'off'}"] * (self.threads > 1))
+        words += [f"spinning {'on' if self.spinning else 'off'}"] * (self.threads > 1)
+        words += ["memory pattern off"] * (not self.pattern) + ["extended optimizations"] * (self.level != "all")
+        return ", ".join(words + [f"work in blocks of 1/{self.blocks}"] * (self.blocks > 0))
 
     def job(self) -> dict[str, Any]:
         """As a worker takes them."""
-        config = {"session.force_spinning_stop": "1"} | (
-            {} if self.spinning else {"session.intra_op.allow_spinning": "0"}
-        )
-        return {"threads": self.threads, "arena": self.arena, "config": config}
+        config = {"session.force_spinning_stop": "1"}
+        config |= {} if self.spinning else {"session.intra_op.allow_spinning": "0"}
+        config |= {"session.dynamic_block_base": str(self.blocks)} if self.blocks else {}
+        return {
+            "threads": self.threads, "arena": self.arena, "pattern": self.pattern, "level": self.level,
+            "config": config,
+        }  # fmt: skip
 
     @classmethod
     def read(cls, held: Any) -> Setting | None:
-        """From JSON; None where it holds anything else."""
-        if not isinstance(held, Mapping) or held.keys() != {"threads", "arena", "spinning"}:
+        """From JSON; None where it holds anything else. Files of older versions say less."""
+        known = {one.name: one for one in fields(cls)}
+        if not isinstance(held, Mapping) or not held.keys() >= {"threads", "arena", "spinning"}:
             return None
-        threads, arena, spinning = held["threads"], held["arena"], held["spinning"]
-        if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= _MOST_THREADS:
+        if not held.keys() <= known.keys() or held.get("level", "all") not in ("all", "extended"):
             return None
-        if not isinstance(arena, bool) or not isinstance(spinning, bool):
+        counts = [held["threads"], held.get("blocks", 0)]
+        if any(isinstance(one, bool) or not isinstance(one, int) or not 0 <= one <= _MOST_THREADS for one in counts):
             return None
-        return cls(threads=threads, arena=arena, spinning=spinning)
+        truths = [held["arena"], held["spinning"], held.get("pattern", True)]
+        return cls(**held) if held["threads"] and all(isinstance(one, bool) for one in truths) else None
 
 
 @dataclass(frozen=True)
@@ -98,10 +115,10 @@ def advise(place: CpuTarget, model: Model, feeds: Feeds) -> Advice | None:
     if place.mobile or storage(model.graph)[1] > _LARGEST_BYTES:
         return None
     usual = Setting(threads=place.threads)
-    others = [replace(usual, arena=False)]
+    others = [replace(usual, arena=False), replace(usual, pattern=False), replace(usual, level="extended")]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if usual.threads > 1:
-        others += [replace(usual, spinning=False), Setting(threads=1)]
+        others += [replace(usual, spinning=False), replace(usual, blocks=_BLOCKS), Setting(threads=1)]
     elif cores > 1:
         others += [Setting(threads=cores), Setting(threads=cores, spinning=False)]
     tried = (usual, *others)

@@ -64,6 +64,7 @@ def open_model(path: str, job: Mapping[str, Any]) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL
     options.enable_cpu_mem_arena = bool(job.get("arena", True))
+    options.enable_mem_pattern = bool(job.get("pattern", True))
     for key, value in job.get("config", {}).items():
         options.add_session_config_entry(key, value)
     if job.get("profile"):

@@ -93,7 +93,7 @@ SPECS: dict[str, tuple[str, ...]] = {
         "sparse-int8:bits=3,linears=stored,convs=stored,embeddings=4",
         "sparse-int8:bits=4,linears=weight-only,block=16,embeddings=4",
     ),
-    "streamline": ("streamline", "streamline:rewrites=nan-guards"),
+    "streamline": ("streamline", "streamline:rewrites=nan-guards", "streamline:rewrites=fixed-steps"),
 }
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "matmul": graphs.matmul,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto
@@ -175,3 +176,91 @@ def test_a_guard_over_scores_that_nothing_bounds_stays() -> None:
     assert [text for _, text in done.kept] == [
         "attention stays as it is: nothing says that what is guarded against NaN is finite before the mask"
     ]
+
+
+def crossed() -> Net:
+    """An encoder's attention and a decoder's to the encoder, both under the encoder's mask of keys."""
+    net = Net(opset=23)
+    x, y = (net.op("Tanh", net.input(name, ("b", length, WIDTH))) for name, length in (("x", "s"), ("y", "t")))
+    keep = net.op("Cast", net.input("m", ("b", 1, 1, "s"), TensorProto.INT64), to=TensorProto.BOOL)
+    mask = net.op("Where", keep, net.constant(np.float32(0)), net.constant(np.float32(LOWEST)))
+    for one in (x, y, y):
+        q, k, v = (net.reshape(net.linear(side, WIDTH, WIDTH), 0, 0, HEADS, SIZE) for side in (one, x, x))
+        q, v = (net.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, v))
+        scores = net.op("Add", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 3, 1])), mask)
+        out = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+        out = net.reshape(net.op("Transpose", out, perm=[0, 2, 1, 3]), 0, 0, WIDTH)
+        net.output(net.linear(out, WIDTH, WIDTH))
+    return with_blank_rows(net)
+
+
+def test_a_mask_that_attentions_of_several_lengths_share_has_rows_for_each_length() -> None:
+    """Three attentions, two lengths of queries: the floor is put in once, and the mask is spread twice."""
+    done, left = moved_by(crossed(), "fused-attention")
+    assert (done.places, left["Attention"], left["Max"], left["Expand"]) == (3, 3, 1, 2)
+
+
+def chosen(fill: float, *, added: str = "", guard: bool = False, turned: bool = False, bounded: bool = True) -> Net:
+    """Where(keep, scores, fill) under a causal mask that an input may blank besides, with a mask added or without."""
+    net = Net(opset=23)
+    x = net.input("x", ("b", "s", WIDTH))
+    x = net.op("Tanh", x) if bounded else net.op("Exp", x)
+    q, k, v = (net.reshape(net.linear(x, WIDTH, WIDTH), 0, 0, HEADS, SIZE) for _ in range(3))
+    q, v = (net.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (q, v))
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 3, 1]))
+    scores = net.op("Div", scores, net.constant(np.float32(SIZE**0.5)))
+    keep = net.op("Cast", net.input("m", ("b", 1, "s", "s"), TensorProto.INT64), to=TensorProto.BOOL)
+    padding = net.op("Cast", net.input("p", ("b", 1, 1, "s"), TensorProto.INT64), to=TensorProto.BOOL)
+    mask = net.op("Where", padding, net.constant(np.float32(0)), net.constant(np.float32(LOWEST)))
+    if added == "before":
+        scores = net.op("Add", scores, mask)
+    number = net.constant(np.float32(fill))
+    scores = net.op("Where", net.op("Not", keep), number, scores) if turned else net.op("Where", keep, scores, number)
+    if added == "behind":
+        scores = net.op("Add", mask, scores)
+    shares = net.op("Softmax", scores, axis=-1)
+    if guard:
+        shares = net.op("Where", net.op("IsNaN", shares), net.constant(np.float32(0)), shares)
+    out = net.op("Transpose", net.op("MatMul", shares, v), perm=[0, 2, 1, 3])
+    net.output(net.linear(net.reshape(out, 0, 0, WIDTH), WIDTH, WIDTH))
+    feeds = net.checks()
+    for one in feeds:
+        # The first sample blank by the choice, the last by the mask, and in it some rows by both.
+        one["m"][0] = 0
+        one["m"][-1, :, :2] = 0
+        one["p"][-1] = 0
+    net.checks = lambda: feeds  # type: ignore[method-assign]
+    return net
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(fill=st.sampled_from([-1e4, LOWEST, -np.inf]), turned=st.booleans())
+def test_a_number_that_is_chosen_in_place_of_scores_is_a_mask(fill: float, *, turned: bool) -> None:
+    """Rows of nothing but the number share equally; rows of minus infinities are zero behind a guard."""
+    done, left = moved_by(chosen(fill, guard=fill == -np.inf, turned=turned), "fused-attention")
+    assert (done.places, left["Attention"], left["Softmax"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("added", ["before", "behind"])
+def test_a_mask_besides_the_choice_is_added_with_it(added: str) -> None:
+    net = chosen(LOWEST, added=added)
+    if added == "behind":
+        # Rows of which nothing is left by both are no numbers: the lowest twice.
+        for one in net.checks():
+            one["m"][-1] = 1
+    done, left = moved_by(net, "fused-attention")
+    assert (done.places, left["Attention"], left["Softmax"]) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("net", "why"),
+    [
+        (chosen(-1e4, bounded=False), "nothing bounds the scores that its mask chooses from"),
+        (chosen(-1.0), "its scores may be as low as -1, which stands for none"),
+        (chosen(-1e4, added="before"), "its scores may be as low as -10000, which stands for none"),
+        (chosen(-1e4, added="behind"), "a mask is added to what was chosen, and -10000 does not absorb it"),
+    ],
+)
+def test_a_choice_that_is_not_known_to_be_a_mask_stays(net: Net, why: str) -> None:
+    done = reason(net)
+    assert [text for _, text in done.kept] == [f"attention stays as it is: {why}"]

@@ -69,6 +69,22 @@ def test_what_is_clearly_faster_is_recommended_but_for_other_threads_than_asked(
     )
 
 
+def test_each_setting_is_said_in_words_where_it_is_not_the_usual_one() -> None:
+    one = Setting(threads=2, pattern=False, level="extended", blocks=4)
+    assert str(one) == (
+        "2 threads, arena on, spinning on, memory pattern off, extended optimizations, work in blocks of 1/4"
+    )
+    assert one.job() == {
+        "threads": 2, "arena": True, "pattern": False, "level": "extended",
+        "config": {"session.force_spinning_stop": "1", "session.dynamic_block_base": "4"},
+    }  # fmt: skip
+
+
+def test_a_file_of_an_older_version_says_less() -> None:
+    held = {"threads": 2, "arena": False, "spinning": True}
+    assert setting_of({SESSION: json.dumps(held)}) == Setting(threads=2, arena=False)
+
+
 def test_a_phones_settings_are_not_chosen() -> None:
     assert advise(CpuTarget(mobile=True), model(), {}) is None
 
@@ -92,6 +108,10 @@ def test_a_plan_without_settings_leaves_a_model_as_it_is() -> None:
         {"threads": True, "arena": True, "spinning": True},
         {"threads": 1, "arena": "yes", "spinning": True},
         {"threads": 1},
+        {"threads": 1, "arena": True, "spinning": True, "level": "none"},
+        {"threads": 1, "arena": True, "spinning": True, "blocks": -1},
+        {"threads": 1, "arena": True, "spinning": True, "pattern": 1},
+        {"threads": 1, "arena": True, "spinning": True, "more": 1},
         [1],
     ],
 )
