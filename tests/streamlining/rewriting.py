@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 
 from onnxprune.inference import drop_shapes, refresh_shapes
-from onnxprune.model import Model
+from onnxprune.model import Model, raise_opset
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, open_session
 from onnxprune.streamlining import BY_NAME, Done
@@ -28,6 +28,9 @@ def rewritten(net: Net, model: Model, name: str) -> tuple[Model, Done]:
             break
         refresh_shapes(copy)
         done = BY_NAME[name].carry_out(copy, wish)
+        if done.places and (model.graph.opset or 1) < BY_NAME[name].opset:
+            model = raise_opset(model, BY_NAME[name].opset)
+            continue
         places, kept, note = places + done.places, done.kept or kept, done.note or note
         copy.graph.cleanup(remove_unused_graph_inputs=False)
         drop_shapes(copy.graph)
