@@ -178,10 +178,18 @@ class _Finder:
         if not takes or node.inputs[0] is not integers or node.inputs[2] is not zero:
             return None
         cast = self._only(node.outputs[0], "Cast")
-        scaled = None if cast is None else self._only(cast.outputs[0], "Mul")
+        if cast is None:
+            return None
+        scaled = self._only(cast.outputs[0], "Mul")
         steps = None if scaled is None else next((t for t in scaled.inputs if t is not cast.outputs[0]), None)
         scaler = None if steps is None or id(steps) in self._given_out else producer(steps)
-        if scaler is None or scaler.op != "Mul" or scaler.domain or int(cast.attrs["to"]) != onnx.TensorProto.FLOAT:
+        if (
+            scaled is None
+            or scaler is None
+            or scaler.op != "Mul"
+            or scaler.domain
+            or int(cast.attrs["to"]) != onnx.TensorProto.FLOAT
+        ):
             return None
         scale = next((tensor for tensor in scaler.inputs if tensor is not step), step)
         if not all(self._fixed(tensor) for tensor in (node.inputs[1], scale, *node.inputs[3:])):

@@ -173,7 +173,8 @@ def _masked(net: Net, data: st.DataObject, scores: str, heads: int, keys: str) -
         keep = net.op("Cast", net.op("Trilu", ones, upper=0), to=TensorProto.BOOL)
         guard = False
     elif form == "float":
-        bias = net.input("m", ("b", data.draw(st.sampled_from([1, heads])), "s", keys))
+        several = data.draw(st.booleans())
+        bias = net.input("m", ("b", heads if several else 1, "s", keys))
         return net.op("Add", *data.draw(st.permutations([scores, bias]))), False
     else:
         rows = data.draw(st.sampled_from([1, "s"]))

@@ -109,9 +109,7 @@ def test_all_linears_that_read_an_activation_read_it_in_fixed_steps() -> None:
 def test_ends_that_differ_from_sample_to_sample_stay_quantized_at_every_run() -> None:
     net = Net()
     net.output(net.op("Relu", net.linear(net.input("x", ("b", "s", WIDTH)), WIDTH, 16)))
-    feeds = samples(net)
-    for at, one in enumerate(feeds):
-        one["x"] = one["x"] * np.float32(1 + at)
+    feeds = [{"x": one["x"] * np.float32(1 + at)} for at, one in enumerate(samples(net))]
     result, done = fixed(small(net), feeds)
     assert (done.places, products(result)) == (0, ["DynamicQuantizeLinear", "MatMulInteger"])
     ((name, why),) = done.kept
