@@ -177,8 +177,8 @@ def _masked(net: Net, data: st.DataObject, scores: str, heads: int, keys: str) -
         bias = net.input("m", ("b", heads if several else 1, "s", keys))
         return net.op("Add", *data.draw(st.permutations([scores, bias]))), False
     else:
-        rows = data.draw(st.sampled_from([1, "s"]))
-        keep = net.op("Cast", net.input("m", ("b", 1, rows, keys), TensorProto.INT64), to=TensorProto.BOOL)
+        of_each: int | str = "s" if data.draw(st.booleans()) else 1
+        keep = net.op("Cast", net.input("m", ("b", 1, of_each, keys), TensorProto.INT64), to=TensorProto.BOOL)
         guard = fill == -np.inf
     if form == "where" or (form == "causal" and data.draw(st.booleans())):
         if data.draw(st.booleans()):
