@@ -33,7 +33,7 @@ class Case:
 
 
 CASES = {
-    "shapes": Case(sketches.shapes, 0.8, moved=0),
+    "shapes": Case(sketches.shapes, 0.5, moved=0),
     "duplicates": Case(sketches.duplicates, 0.4, moved=0),
     "fused-attention": Case(sketches.attention, 0.4, examples=25),
     "nan-guards": Case(sketches.guards, 0.5),
