@@ -72,9 +72,9 @@ def standard_steps(graph: Graph, form: str) -> None:
         values, scale = graph.array(one.product.input[1]), graph.array(one.scale)
         across = form == "Gemm, weights transposed"
         weight = graph.constant(f"{name}.weight", np.ascontiguousarray(values.T if across else values))
-        decoded = helper.make_node(
-            "DequantizeLinear", [weight, one.scale], [f"{name}.decoded"], axis=0 if across else 1
-        )
+        zeros = graph.constant(f"{name}.zeros", np.zeros(scale.shape, np.int8))
+        parts = [weight, one.scale, zeros]
+        decoded = helper.make_node("DequantizeLinear", parts, [f"{name}.decoded"], axis=0 if across else 1)
         source = helper.make_node("DequantizeLinear", [integers, *grids[integers]], [f"{name}.float"])
         graph.nodes += [decoded, source]
         if form == "MatMul":
@@ -85,7 +85,8 @@ def standard_steps(graph: Graph, form: str) -> None:
         steps = (scale * graph.array(grids[integers][0])).astype(np.float32)
         whole = graph.constant(f"{name}.bias", np.rint(graph.array(one.bias) / steps).astype(np.int32))
         scaled = graph.constant(f"{name}.bias.steps", steps)
-        graph.nodes.append(helper.make_node("DequantizeLinear", [whole, scaled], [f"{name}.biased"], axis=0))
+        none = graph.constant(f"{name}.bias.zeros", np.zeros(steps.shape, np.int32))
+        graph.nodes.append(helper.make_node("DequantizeLinear", [whole, scaled, none], [f"{name}.biased"], axis=0))
         # The integers are put into rows, not the floats, so that nothing stands between grid and product.
         rows = graph.constant(f"{name}.rows", np.array([-1, values.shape[0]], np.int64))
         graph.nodes.append(helper.make_node("Reshape", [integers, rows], [f"{name}.flat"]))

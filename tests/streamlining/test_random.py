@@ -36,12 +36,12 @@ CASES = {
     "shapes": Case(sketches.shapes, 0.5, moved=0),
     "duplicates": Case(sketches.duplicates, 0.4, moved=0),
     "fused-attention": Case(sketches.attention, 0.4, examples=25),
-    "nan-guards": Case(sketches.guards, 0.5),
-    "scales": Case(sketches.scales, 0.3, moved=4e-3, examples=20),
-    "gains": Case(sketches.gains, 0.5, moved=4e-3),
-    "tables": Case(sketches.tables, 0.5),
-    "clips": Case(sketches.clips, 0.3, moved=0, examples=20),
-    "movement": Case(sketches.movement, 0.4, moved=0, examples=20),
+    "nan-guards": Case(sketches.guards, 0.4),
+    "scales": Case(sketches.scales, 0.2, moved=4e-3, examples=20),
+    "gains": Case(sketches.gains, 0.3, moved=4e-3),
+    "tables": Case(sketches.tables, 0.3),
+    "clips": Case(sketches.clips, 0.2, moved=0, examples=20),
+    "movement": Case(sketches.movement, 0.3, moved=0, examples=20),
 }
 
 
