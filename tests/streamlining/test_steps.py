@@ -23,7 +23,7 @@ from tests.building import Net
 from tests.streamlining.sketches import bent, chance
 
 FIXED = BY_NAME["fixed-steps"]
-WIDTH = 16
+WIDTH = 64
 
 
 def small(net: Net) -> Model:
@@ -168,7 +168,7 @@ def test_where_it_loses_too_much_the_steadier_half_is_left() -> None:
     net = Net()
     x = net.input("x", ("b", "s", WIDTH))
     for _ in range(2):
-        x = bounded(net, net.linear(x, WIDTH, 16))
+        x = bounded(net, net.linear(x, WIDTH, WIDTH))
     net.output(x)
     model = small(net)
     statistics = Statistics(spans={name: np.array([[-1, 1]] * 9) * 1.0 for name in one.needs(model, ()).spans})
