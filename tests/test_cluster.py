@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from distributed import KilledWorker
+from distributed import KilledWorker, SchedulerPlugin
 
 from onnxprune import optimize, sweep, sweeping
 from onnxprune.cli import main
@@ -357,3 +357,33 @@ def test_a_cluster_that_fails_a_layer_is_told_in_one_line(tmp_path: Path, error:
     with pytest.raises(OptionError) as caught:
         helpers.begin(str, "work")()
     assert str(caught.value) == f"tcp://s: {message}"
+
+
+def test_workers_without_a_trial_solve_layers_for_those_that_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: Path
+) -> None:
+    path, data = prepared(tmp_path, 8)
+    wishes = ("sparse-int8:linears=stored,sparsity=0.5",)
+    monkeypatch.setattr(sweeping, "time_apart", by_the_table)
+    sweep(path, data=data, recipe=wishes, output=tmp_path / "alone", fresh=True)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(shared))
+    begun: dict[str, set[str]] = {}
+
+    class Watch(SchedulerPlugin):
+        """Remembers which worker was given what."""
+
+        def transition(self, key: Any, start: str, finish: str, *_: Any, **more: Any) -> None:
+            """A task changed its state."""
+            del start
+            if finish == "memory":
+                begun.setdefault(str(key).partition("-")[0], set()).add(more["worker"])
+
+    with joining.local(3, "cpu:1") as local:
+        local.scheduler.add_plugin(Watch())
+        sweep(
+            path, data=data, recipe=wishes, output=tmp_path / "together", fresh=True, scheduler=local.scheduler_address
+        )
+    # Two trials, and one worker that has none.
+    assert len(begun["solved"]) == 1
+    assert begun["solved"].isdisjoint(begun["default"] | begun["recipe"])
+    assert plans(tmp_path / "together") == plans(tmp_path / "alone")

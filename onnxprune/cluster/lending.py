@@ -90,7 +90,7 @@ class Lender:
     def __init__(self, folder: Path, name: str, *, known: Collection[Path] = (), lasting: bool = False) -> None:
         self._folder = folder
         self._known = {path.resolve() for path in known}
-        self._name = name
+        self.name = name
         self._lasting = lasting
         self._count = count()
         # By the array's identity: an array that is dead cannot be found again, and may share its number with another.
@@ -128,7 +128,7 @@ class Lender:
 
     def _written(self, array: Array) -> _File:
         turned = array.flags.f_contiguous and not array.flags.c_contiguous
-        path = self._folder / f"{self._name}-{next(self._count)}.safetensors"
+        path = self._folder / f"{self.name}-{next(self._count)}.safetensors"
         require_space(path, array.nbytes)
         try:
             with path.open("wb") as file:
