@@ -87,7 +87,7 @@ def helped(
         # Whoever keeps a clock for others is not disturbed.
         free = tuple(address for address, held in resources.items() if not held)
         lender = Lender(Path(scratch), "lent", known=[path, *data_files(path)])
-        yield Helpers(client, Path(scratch), lender, free, progress)
+        yield Helpers(client, Path(scratch), lender, free, progress=progress)
 
 
 @contextmanager
