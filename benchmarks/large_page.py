@@ -1,6 +1,8 @@
 """`docs/limits.md`, from what `large` has measured."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks import tables
@@ -41,11 +43,21 @@ _TAIL = """
 
 {linear}
 
+## Counted
+
+Written by `python -m benchmarks.robustness`, `python -m benchmarks.packaging` and `python -m benchmarks.cluster`.
+
+{counted}
+
 ## What it does not do
 
-* `time`, `sweep`, `recover`, `train` and `check` open whole sessions; a goal is refused where memory is short.
-* `pack-weights` opens a session of the packed model to see that it is decoded at load, so it takes as much memory as
-  those weights; the row *pack* above is of a model whose int8 weights have no smaller form, as random ones have not.
+* `time`, `sweep` and a goal time whole models, and a clock that opens them piece by piece would tell nothing: goals are
+  refused where memory is short, and `sweep` has no `--max-memory`. `recover` and `train` have none either: weights,
+  their gradients and two moments each are alive in torch at once, four times the float model. `check` opens whole
+  sessions.
+* That packed weights are decoded at load is proved piece by piece where memory is short; whoever opens the packed file
+  later opens it whole, and needs room for it as it is decoded.
+* A page (`--html`) has no profile by operator where memory is short, since that is one of a whole session.
 * `--max-memory` bounds what sessions, arrays and mapped pages take, not the process: single weights, activations and
   the program itself come on top, as the column *peak* says.
 * A weight that reads more than {columns} inputs is solved without looking at them, and the report says so.
@@ -85,8 +97,58 @@ def page(rows: Sequence[Mapping[str, Any]], limit: str = "--max-memory 512MB") -
         if sizes and step != "apply" and held.get((sizes[-1], step), {}).get("said")
     ]
     verdicts = "\nWhat the reports said of the largest model:\n\n" + "\n".join(f"* {line}" for line in said) + "\n"
-    tail = _TAIL.format(linear=_linear(sizes, steps, held), columns="8,192")
+    tail = _TAIL.format(linear=_linear(sizes, steps, held), columns="8,192", counted=_counted(Path(__file__).parent))
     return _HEAD.format(limit=limit) + tables.table(head, body) + "\n" + verdicts + tail
+
+
+def _counted(folder: Path) -> str:
+    """What other benchmarks have counted, a row each with how to repeat it."""
+
+    def held(name: str) -> Any:
+        path = folder / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+    robust, packed, shared = held("robustness"), held("packaging"), held("cluster")
+    rows: list[list[str]] = []
+    words = {"test_models.py": "models", "test_plans.py": "plans", "test_samples.py": "sample files"}
+    words |= {"test_specs.py": "specs and options"}
+    for one in robust.get("fuzz", []):
+        what = f"damaged or hostile {words.get(one['file'], one['file'])}"
+        rows.append(
+            [what, f"{one['cases']:,} cases, {_failures(one)}", f"`pytest -m nightly tests/fuzz/{one['file']}`"]
+        )
+    if robust.get("fuzz"):
+        whole = sum(one["cases"] for one in robust["fuzz"])
+        rows.append(["fuzzed in all", f"{whole:,} cases, the first of them in `make test`", "`make nightly`"])
+    for one in robust.get("determinism", []):
+        what = "same bytes from other processes, hash seeds and numbers of threads"
+        rows.append([what, f"{one['cases']} jobs run twice, {_failures(one)}", f"`pytest tests/{one['file']}`"])
+    for one in robust.get("pages", []):
+        seen = "" if "complaints" not in one else _seen(one)
+        figure = f"{one['bytes'] / 1000:.0f} kB of 2 MB{seen}"
+        what = f"page of `{one['command']}`, fixtures/{one['fixture']}"
+        rows.append([what, figure, "`python -m benchmarks.robustness --only pages`"])
+    for one in packed.get("rows", []):
+        works = "why" not in one and not one["script"] and not one["module"]
+        figure = "installs and runs" if works else str(one.get("why", "fails"))
+        rows.append([f"{one['file']} on Python {one['python']}", figure, "`python -m benchmarks.packaging`"])
+    if "import" in packed:
+        figure = f"{1000 * packed['import']['import_s']:.0f} ms"
+        rows.append(["`import onnxprune`", figure, "`python -m benchmarks.packaging --imports`"])
+    for one in shared.get("rows", []):
+        if "same_front" in one:
+            same = "the same front and plans" if one["same_front"] and one["same_bytes"][0] else "another front"
+            what = f"sweep of {one['trials']} points, fixtures/{shared['fixture']}: {one['run']}"
+            rows.append([what, f"{same} as in one process", "[cluster.md](../benchmarks/cluster.md)"])
+    return tables.table(["what", "figure", "repeat it"], rows)
+
+
+def _failures(one: Mapping[str, Any]) -> str:
+    return "none fails" if not one["failed"] else f"{one['failed']} fail"
+
+
+def _seen(one: Mapping[str, Any]) -> str:
+    return f"; in Chromium {one['complaints']} complaints on the console, {one['requests']} requests outside"
 
 
 def _linear(sizes: Sequence[str], steps: Sequence[str], held: Mapping[tuple[str, str], Mapping[str, Any]]) -> str:

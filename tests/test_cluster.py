@@ -369,7 +369,7 @@ def test_workers_without_a_trial_solve_layers_for_those_that_have_one(
     monkeypatch.setenv(FOLDER_VARIABLE, str(shared))
     begun: dict[str, set[str]] = {}
 
-    class Watch(SchedulerPlugin):  # type: ignore[misc] - dask has no types
+    class Watch(SchedulerPlugin):  # type: ignore[misc]  # dask has no types
         """Remembers which worker was given what."""
 
         def transition(self, key: Any, start: str, finish: str, *_: Any, **more: Any) -> None:
