@@ -102,10 +102,10 @@ class SparseInt8:
             raise OptionError(f"{self.name}: block must be a power of two from {SMALLEST_BLOCK} on, got {self.block}.")
         if parse_sparsity(self.sparsity) is None:
             raise OptionError(
-                f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity}."
+                f"{self.name}: sparsity must be a share in [0, 1) or N:M with 0 < N < M, got {self.sparsity!r}."
             )
         if self.allocation == "loss" and isinstance(parse_sparsity(self.sparsity), Blocks):
-            raise OptionError(f"{self.name}: allocation=loss needs sparsity to be a share, got {self.sparsity}.")
+            raise OptionError(f"{self.name}: allocation=loss needs sparsity to be a share, got {self.sparsity!r}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """Ranges around what may become static, and means of what convolutions read."""

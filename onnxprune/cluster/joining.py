@@ -201,14 +201,15 @@ def local(workers: int | None, tag: str | None) -> Iterator[Any]:
     spec = {f"solver-{at}": {"cls": Nanny, "options": dict(plain)} for at in range(count)}
     if tag is not None:
         spec["clock"] = {"cls": Nanny, "options": {**plain, "resources": {tag: 1}}}
-    board = {"dashboard": False, "dashboard_address": None, "host": "127.0.0.1", "port": 0}
+    # Dask's own server, too, is for this machine alone, and takes any port that is free.
+    board = {"dashboard": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1", "port": 0}
     try:
         begun = SpecCluster(
             workers=spec, scheduler={"cls": Scheduler, "options": board}, silence_logs=logging.CRITICAL
         )  # fmt: skip
     except RuntimeError as error:
         raise OptionError(
-            "--scheduler local: its processes do not start. They import the script that begins them: "
+            f"--scheduler local: its processes do not start ({error}). They import the script that begins them, so "
             'what it does must stand below if __name__ == "__main__".'
         ) from error
     with begun as cluster:

@@ -159,8 +159,9 @@ def test_half_precision_goes_through(tmp_path: Path) -> None:
     ("options", "line"),
     [
         ({"sparsity": 1.0}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got 1.0."),
-        ({"sparsity": "4:4"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got 4:4."),
-        ({"sparsity": "half"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got half."),
+        ({"sparsity": "4:4"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got '4:4'."),
+        ({"sparsity": "half"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got 'half'."),
+        ({"sparsity": "\n"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got '\\n'."),
         ({"bits": 5}, "bits must be one of 8, 4, 3, got 5."),
         ({"score": "size"}, "score must be one of magnitude, obs, wanda, got 'size'."),
         ({"solver": "best"}, "solver must be one of auto, joint, prune-then-round, round, got 'best'."),

@@ -48,7 +48,7 @@ class GradualMagnitude(Scheduled):
         super().__post_init__()
         if parse_sparsity(self.sparsity) is None:
             raise OptionError(
-                f"{self.name}: sparsity must be a share in [0, 1) or N:M with N below M, got {self.sparsity}."
+                f"{self.name}: sparsity must be a share in [0, 1) or N:M with N below M, got {self.sparsity!r}."
             )
         if _BLOCK.fullmatch(self.block) is None:
             raise OptionError(f"{self.name}: block must be INPUTSxOUTPUTS such as 4x1, got {self.block!r}.")
