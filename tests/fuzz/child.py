@@ -71,7 +71,8 @@ class Child:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(list(arguments)) + "\n")
         self._process.stdin.flush()
-        began, ready = _processor_s(self._process.pid), []
+        began = _processor_s(self._process.pid)
+        ready: list[object] = []
         for _ in range(_PATIENCE):
             ready, _, _ = select.select([self._process.stdout], [], [], LIMIT_S)
             if ready or _processor_s(self._process.pid) - began > LIMIT_S:
