@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Seconds of a processor that one case may take, and how much memory: a file of a few kilobytes that asks for more is an
 # attack. On a machine that does other things it takes that many times longer at most.
@@ -72,7 +73,7 @@ class Child:
         self._process.stdin.write(json.dumps(list(arguments)) + "\n")
         self._process.stdin.flush()
         began = _processor_s(self._process.pid)
-        ready: list[object] = []
+        ready: list[Any] = []
         for _ in range(_PATIENCE):
             ready, _, _ = select.select([self._process.stdout], [], [], LIMIT_S)
             if ready or _processor_s(self._process.pid) - began > LIMIT_S:
