@@ -238,3 +238,8 @@ def test_pictures_say_in_words_what_they_show() -> None:
 def test_the_same_picture_has_the_same_bytes() -> None:
     assert shares({"heads": [(6, 8)]}) == shares({"heads": [(6, 8)]})
     assert "#0102" not in shares({"heads": [(6, 8)]}).svg
+
+
+def test_names_read_from_the_left_and_figures_from_the_right() -> None:
+    rows = [["linear.0", "0.0.weight", "10.8 kB", "5 of 128", "1.20 [1.20, 1.21]", "nan"]]
+    assert Table(head=["x"] * 6, rows=rows).words == {0, 1}

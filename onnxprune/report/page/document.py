@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -12,6 +13,8 @@ from onnxprune.files import atomic
 
 # What a page may weigh; pictures of very large models are left out before it is exceeded.
 LIMIT_BYTES = 2_000_000
+# What figures and units have not.
+_LETTERS = re.compile(r"[^\W\d_]{3}")
 # A cell of more characters is a sentence, which may take several lines.
 _LONG = 36
 
@@ -125,7 +128,9 @@ def check_extra() -> None:
 
 
 def _is_word(cell: str) -> bool:
-    return cell[:1].isalpha() and cell not in {"nan", "inf"}
+    # A name such as `3.project.weight` is one, a figure with its unit is none.
+    named = " " not in cell and _LETTERS.search(cell) is not None
+    return (cell[:1].isalpha() or named) and cell not in {"nan", "inf"}
 
 
 def _without_pictures(section: Section) -> Section:

@@ -103,11 +103,11 @@ def _conditions(result: Sweep) -> str:
 def _covered(result: Sweep) -> Section | None:
     if not result.covered:
         return None
-    rows = [[*_row(point, result), by] for point, by in result.covered]
+    rows = [[point.name, by, *_row(point, result)[1:]] for point, by in result.covered]
     return Section(
         title="Left out",
         text="Another point is nowhere worse than these.",
-        parts=[Table(head=[*_HEAD, "covered by"], rows=rows)],
+        parts=[Table(head=[_HEAD[0], "covered by", *_HEAD[1:]], rows=rows)],
     )
 
 
