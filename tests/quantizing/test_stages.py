@@ -163,7 +163,7 @@ def test_half_precision_goes_through(tmp_path: Path) -> None:
         ({"sparsity": "half"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got 'half'."),
         ({"sparsity": "\n"}, "sparsity must be a share in [0, 1) or N:M with 0 < N < M, got '\\n'."),
         ({"bits": 5}, "bits must be one of 8, 4, 3, got 5."),
-        ({"score": "size"}, "score must be one of magnitude, obs, wanda, got 'size'."),
+        ({"score": "size"}, "score must be one of obs, wanda, magnitude, got 'size'."),
         ({"solver": "best"}, "solver must be one of auto, joint, prune-then-round, round, got 'best'."),
     ],
 )  # fmt: skip
