@@ -11,19 +11,8 @@ import numpy as np
 from onnxprune import spec
 from onnxprune.calibration import Needs
 from onnxprune.errors import DataError, Declined, OptionError
-from onnxprune.factoring import (
-    Goal,
-    Linear,
-    Method,
-    Pair,
-    Solver,
-    factors_in_turn,
-    groups,
-    linear_of,
-    look,
-    numbers_apart,
-    numbers_of,
-)
+from onnxprune.factoring import Goal, Method, Pair, Solver, factors_in_turn, groups, numbers_apart, numbers_of
+from onnxprune.linears import Linear, linear_of, look
 from onnxprune.low_rank import LowRankWriter, carried_out, matrix_of
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit, Skip

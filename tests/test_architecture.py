@@ -53,7 +53,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cosines",
     ),
     ("protocol",),
-    ("removal", "tables", "factoring", "quantizing", "clustering", "streamlining"),
+    ("removal", "tables", "linears", "factoring", "quantizing", "clustering", "streamlining"),
     ("merging",),
     ("passes",),
     ("roles", "figures", "streams", "fidelity", "divergence", "targets"),

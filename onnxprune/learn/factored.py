@@ -9,11 +9,11 @@ import numpy as np
 
 from onnxprune.calibration import collect
 from onnxprune.errors import DataError, Declined
-from onnxprune.factoring import linear_of
 from onnxprune.graph import constants
 from onnxprune.learn.gated import Gated
 from onnxprune.learn.module import with_weights
 from onnxprune.learn.trainee import Trainee
+from onnxprune.linears import linear_of
 from onnxprune.loss import few
 from onnxprune.low_rank import refuse_constant
 from onnxprune.model import Model

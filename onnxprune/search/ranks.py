@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from onnxprune.errors import Declined
-from onnxprune.factoring import linear_of
+from onnxprune.linears import linear_of
 from onnxprune.model import Model
 from onnxprune.search.places import Place
 from onnxprune.sites import Site, find_sites
