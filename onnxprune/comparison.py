@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune.data import Samples, load_samples
 from onnxprune.divergence import Divergence, first_divergence
-from onnxprune.errors import ModelError
+from onnxprune.errors import ModelError, OptionError
 from onnxprune.fidelity import Fidelity, compare
 from onnxprune.measurement import Measurement, measure, parse_targets
 from onnxprune.memory import job_memory, read_limit
@@ -169,7 +169,14 @@ def time(
 def inputs_for(
     model: Model, session: Session, data: str | None, sizes: Mapping[str, tuple[int, ...]], seed: int
 ) -> Samples:
-    """The user's samples, or synthetic ones where there are none."""
+    """The user's samples, or synthetic ones where there are none.
+
+    Raises:
+        OptionError: the seed is none.
+        OnnxPruneError: the samples are at fault, or none that were made up run.
+    """
+    if seed < 0:
+        raise OptionError(f"seed must be a whole number from 0 on, got {seed}.")
     if data is not None:
         return load_samples(data, session.inputs)
     return synthesise(model, session, seed=seed, shapes=sizes or None)

@@ -181,6 +181,35 @@ def test_a_file_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch
     )
 
 
+# What was typed
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (["optimize"], "optimize: Missing argument 'MODEL'. See onnxprune optimize --help."),
+        (
+            ["optimize", "model.onnx", "--seed", "abc"],
+            "optimize: Invalid value for '--seed': 'abc' is not a valid integer. See onnxprune optimize --help.",
+        ),
+        (["time"], "time: Missing argument 'MODELS...'. See onnxprune time --help."),
+        (["nope"], "No such command 'nope'. See onnxprune --help."),
+        (["optimize", "model.onnx", "--seed", "-1"], "seed must be a whole number from 0 on, got -1."),
+        (["validate", "model.onnx", "model.onnx", "--seed", "-1"], "seed must be a whole number from 0 on, got -1."),
+        (["optimize", "model.onnx", "--speedup", "2", "--budget", "-1"], "budget must be above 0, got -1.0."),
+        (["optimize", "model.onnx", "--speedup", "2", "--budget", "nan"], "budget must be above 0, got nan."),
+    ],
+)
+def test_a_command_that_was_typed_wrong_is_one_line(typed: list[str], line: str) -> None:
+    assert refused(*typed) == line
+
+
+def test_an_unknown_option_is_one_line() -> None:
+    line = refused("optimize", "model.onnx", "--speed", "2")
+    assert line.startswith("optimize: No such option")
+    assert line.endswith(" See onnxprune optimize --help.")
+
+
 # The samples
 
 

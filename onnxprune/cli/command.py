@@ -71,6 +71,12 @@ class Group(click.Group):
         except OnnxPruneError as error:
             click.echo(f"onnxprune: {error}", err=True)
             ctx.exit(2)
+        except click.UsageError as error:
+            within = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx is not ctx else ""
+            # A message may list what it knows in lines of their own.
+            told = " ".join([f"{within.lstrip()}:" if within else "", *error.format_message().split()]).lstrip()
+            click.echo(f"onnxprune: {told} See onnxprune{within} --help.", err=True)
+            ctx.exit(2)
         except (KeyboardInterrupt, Ended) as error:
             click.echo("onnxprune: interrupted; nothing half-written is left.", err=True)
             ctx.exit(_ENDED if isinstance(error, Ended) else _INTERRUPTED)

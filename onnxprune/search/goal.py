@@ -136,6 +136,8 @@ def read_goal(
         OptionError: no result could meet it.
     """
     share, size_bytes = parse_share_or_size(size) if size is not None else (None, None)
+    # In the unit that was typed.
+    _positive("budget", budget_min)
     return Goal(
         speedup=speedup,
         latency_ms=parse_latency(latency) if isinstance(latency, str) else latency,
