@@ -10,6 +10,7 @@ Row = dict[str, Any]
 _KINDS = {"wall": "ms", "instructions": "M instructions", "none": "forecast"}
 # Float sums in another order, through a deep network; and rounding steps of 8 bits, which a kernel may take either way.
 FLOAT_TOLERANCE = 1e-4
+_TOLD = 3
 _AGREEING = ("xnnpack", "web", "arm64")
 
 
@@ -158,7 +159,7 @@ def _given_up(result: Row) -> list[str]:
     rows = [
         (*key.split(), why)
         for key, made in sorted(result.get("made", {}).items())
-        for why in (*_together(made["given_up"]), *(note for note in made["notes"] if "given up" in note))
+        for why in (*_together(made["given_up"]), *_first([note for note in made["notes"] if "given up" in note]))
     ]
     rows += [(*key.split()[1:], f"failed to {key.split()[0]}: {why}") for key, why in result.get("failed", {}).items()]
     if not rows:
@@ -177,3 +178,9 @@ def _together(reasons: Sequence[str]) -> list[str]:
         words if not found else f"{words}; alone each costs {' to '.join(sorted({min(found), max(found)}))}"
         for words, found in costs.items()
     ]
+
+
+def _first(notes: Sequence[str]) -> list[str]:
+    """The first few; a target refuses many forms that are there only to find out which."""
+    more = len(notes) - _TOLD
+    return [*notes[:_TOLD], *([f"{more} forms more were given up likewise"] if more > 0 else [])]

@@ -21,6 +21,8 @@ _NEVER = Ratio(1e-6, 1e-6, 1e-6, 0)
 # What a forecast has nothing against: some other target says how fast it is.
 _ALWAYS = Ratio(math.inf, math.inf, math.inf, 0)
 _NO_MS = Latency(math.nan, math.nan, math.nan)
+# Which edits a target refuses is found by trial: most reasons are of forms that were there for that alone.
+_TOLD = 3
 
 
 def together(places: Sequence[Target]) -> Timer:
@@ -163,5 +165,8 @@ def too_slow(place: Timer) -> float | None:
 
 
 def refusals(place: Timer) -> tuple[str, ...]:
-    """Why forms were no choice on some target."""
-    return tuple(place.refused) if isinstance(place, Together) else ()
+    """Why forms were no choice on some target: the first reasons, and how many more there were."""
+    if not isinstance(place, Together):
+        return ()
+    told, more = [*place.refused][:_TOLD], len(place.refused) - _TOLD
+    return (*told, f"{more} others likewise") if more > 0 else tuple(told)

@@ -112,6 +112,11 @@ def test_a_forecast_forbids_what_would_leave_the_provider(tmp_path: Path) -> Non
     )
 
 
+def test_of_many_reasons_the_first_are_told() -> None:
+    place = Together((Scripted("one"),), refused=dict.fromkeys(f"reason {at}" for at in range(5)))
+    assert refusals(place) == ("reason 0", "reason 1", "reason 2", "2 others likewise")
+
+
 def test_forecasts_alone_decide_nothing() -> None:
     with pytest.raises(OptionError) as caught:
         together([ForecastTarget(NNAPI)])
