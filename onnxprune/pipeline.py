@@ -11,7 +11,7 @@ from typing import Literal
 from onnxprune.bench import Bench, Carried, passes_of
 from onnxprune.cluster import shared_out
 from onnxprune.cost import Cost, cost
-from onnxprune.deployment import Form, deploy, fixed_sizes
+from onnxprune.deployment import Form, deploy, fix_shapes, fixed_sizes
 from onnxprune.errors import DataError, OptionError
 from onnxprune.footprint import footprints
 from onnxprune.gradual import with_recovery
@@ -150,6 +150,9 @@ def optimize(
             path, data, sizes, seed, loss, mask, allow_synthetic=allow_synthetic, lessons=recover_data
         )
         _check_samples(goal, subject)
+        if fixed_shapes:
+            # Before the work, not behind it: a name or a size that does not fit.
+            fix_shapes(subject.model, subject.session, fixed_sizes(fixed_shapes))
         bench = Bench(subject, place, sizes, seed=seed, fresh=fresh, portable=portable, progress=progress)
         carried = bench.carry_out(chosen, goal, floor, metric if callable(metric) else None, recover=recover)
         outcome = carried.outcome

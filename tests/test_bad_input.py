@@ -204,6 +204,32 @@ def test_a_command_that_was_typed_wrong_is_one_line(typed: list[str], line: str)
     assert refused(*typed) == line
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["inspect", "model.onnx"],
+        ["optimize", "model.onnx", "-o", "small.onnx"],
+        ["validate", "model.onnx", "model.onnx"],
+        ["time", "model.onnx"],
+        ["sweep", "model.onnx"],
+    ],
+    ids=lambda typed: str(typed[0]),
+)
+def test_a_page_does_not_take_the_place_of_a_model(typed: list[str]) -> None:
+    line = refused(*typed, "--html", "./model.onnx")
+    assert line == "model.onnx: is a model of this job. Choose another place with --html."
+
+
+def test_a_page_does_not_take_the_place_of_the_result() -> None:
+    line = refused("optimize", "model.onnx", "-o", "small.onnx", "--html", "small.onnx")
+    assert line == "small.onnx: is a model of this job. Choose another place with --html."
+
+
+@pytest.mark.parametrize("shape", ["z=1x2", "x=1x2x65", "x=1x2"])
+def test_static_sizes_that_do_not_fit_are_told_before_anything_is_written(shape: str) -> None:
+    assert refused("optimize", "model.onnx", "-o", "small.onnx", "--fixed-shapes", shape).startswith("--fixed-shapes: ")
+
+
 def test_an_unknown_option_is_one_line() -> None:
     line = refused("optimize", "model.onnx", "--speed", "2")
     assert line.startswith("optimize: No such option")

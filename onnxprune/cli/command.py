@@ -139,11 +139,11 @@ def progress_of(*, quiet: bool) -> Any:
     return stages(quiet=quiet or is_quiet())
 
 
-def page_possible(path: Path | None) -> None:
-    """Refuse an --html that could not be written in the end.
+def page_possible(path: Path | None, *others: Path | None) -> None:
+    """Refuse an --html that could not be written in the end, or that would take the place of another file of the job.
 
     Raises:
-        OnnxPruneError: its folder is missing, or the packages that draw it are.
+        OnnxPruneError: its folder is missing, or the packages that draw it are; or it is one of `others`.
     """
     from onnxprune.errors import OutputError
     from onnxprune.report.page.document import check_extra
@@ -153,3 +153,6 @@ def page_possible(path: Path | None) -> None:
     check_extra()
     if not path.parent.is_dir() or path.is_dir():
         raise OutputError(f"{path}: cannot be written: no such folder, or a folder itself. Name a file with --html.")
+    for other in others:
+        if other is not None and path.resolve() == other.resolve():
+            raise OutputError(f"{path}: is a model of this job. Choose another place with --html.")

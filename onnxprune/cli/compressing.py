@@ -56,7 +56,7 @@ def optimize(
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_result
 
-    page_possible(html)
+    page_possible(html, model, options["output"])
     with progress_of(quiet=as_json) as progress:
         result = run(model, fidelity=floor(fidelity), speedup=factor(speedup), progress=progress, **options)
         if html is not None:

@@ -29,7 +29,7 @@ def validate(reference: Path, candidate: Path, as_json: bool, html: Path | None,
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_comparison
 
-    page_possible(html)
+    page_possible(html, reference, candidate)
     with progress_of(quiet=as_json) as progress:
         progress("run both on the samples")
         result = run(reference, candidate, **options)
@@ -75,7 +75,7 @@ def time(
         raise click.UsageError("Missing argument 'MODELS...'.")
     if folder is not None and (models or bundle is not None):
         raise click.UsageError("--import takes its models from the folder: give neither MODELS nor --bundle.")
-    page_possible(html)
+    page_possible(html, *models)
     if bundle is not None:
         _write_bundle(models, bundle, as_json=as_json, data=options["data"], shape=options["shape"])
         return

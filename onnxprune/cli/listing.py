@@ -44,7 +44,7 @@ def inspect(
     from onnxprune.report.json import dumps
     from onnxprune.report.terminal import print_inspection
 
-    page_possible(html)
+    page_possible(html, model)
     with progress_of(quiet=as_json) as progress:
         progress("look for sites")
         result = run(model, shape=shape, max_memory=max_memory)

@@ -42,7 +42,7 @@ def sweep(
     from onnxprune.report.sweeping import print_sweep
     from onnxprune.sweeping import sweep as run
 
-    page_possible(html)
+    page_possible(html, model)
     if plot is not None:
         check_plot(plot)
     wanted = [number for one in speedup if (number := factor(one)) is not None]
