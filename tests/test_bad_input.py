@@ -211,7 +211,7 @@ def test_a_command_that_was_typed_wrong_is_one_line(typed: list[str], line: str)
         ["optimize", "model.onnx", "-o", "small.onnx"],
         ["validate", "model.onnx", "model.onnx"],
         ["time", "model.onnx"],
-        ["sweep", "model.onnx"],
+        ["sweep", "model.onnx", "--data", "d.npz"],
     ],
     ids=lambda typed: str(typed[0]),
 )
