@@ -73,10 +73,12 @@ class Streamline:
         """Edits by their round and place in it, and what is left alone."""
         edits: dict[tuple[int, int], Edit] = {}
         skips: dict[str, list[Skip]] = {}
-        for number in range(_ROUNDS):
-            before = len(edits)
-            for rewrite in rewrites:
-                wish = rewrite.wish(model, context) if self._wants(rewrite) else None
+        settled = False
+        for number in range(_ROUNDS + 1):
+            # What moves outputs comes last, on what the others have left.
+            last, before = number == _ROUNDS, len(edits)
+            for rewrite in rewrites if last or not settled else ():
+                wish = rewrite.wish(model, context) if self._wants(rewrite) and last == bool(rewrite.may_lose) else None
                 if wish is None:
                     continue
                 try:
@@ -88,9 +90,8 @@ class Streamline:
                 skips[rewrite.name] = [Skip(site=site, why=why) for site, why in done.kept]
                 if done.places:
                     model = rewritten
-                    edits[number, REWRITES.index(rewrite)] = self._edit(rewrite, wish, number)
-            if len(edits) == before:
-                break
+                    edits[number, REWRITES.index(rewrite)] = self._edit(rewrite, wish, 0 if last else number)
+            settled = len(edits) == before
         return edits, [one for left in skips.values() for one in left]
 
     def _tried(self, model: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:

@@ -111,7 +111,9 @@ def raise_opset(model: Model, version: int) -> Model:
     except Exception as error:  # the converter raises bare RuntimeErrors from C++
         reason = str(error).strip().splitlines()[0]
         raise Declined(f"opset {model.graph.opset} cannot be raised to {version}: {reason}") from error
-    converted.ir_version = max(converted.ir_version, onnx.helper.find_min_ir_version_for(converted.opset_import))
+    # Domains of runtimes have no say in it.
+    least = onnx.helper.find_min_ir_version_for(converted.opset_import, ignore_unknown=True)
+    converted.ir_version = max(converted.ir_version, least)
     raised = parse(memoryview(converted.SerializeToString()), Path())
     fields = model.fields
     if (model.graph.ir_version or 0) < _OVERRIDABLE_IR <= converted.ir_version:

@@ -266,7 +266,8 @@ def gains(data: st.DataObject) -> Net:
 def gemms(data: st.DataObject) -> Net:
     """Products of weights and what is added to them, over any number of leading axes."""
     net = Net(opset=data.draw(st.sampled_from([13, 15, 18, 23])))
-    leading = data.draw(st.sampled_from([("b", "s"), ("b", 3), (2, 3), ("b", 2, "s")]))
+    forms: list[tuple[int | str, ...]] = [("b", "s"), ("b", 3), (2, 3), ("b", 2, "s")]
+    leading = data.draw(st.sampled_from(forms))
     x = bent(net, data, net.input("x", (*leading, 8)))
     held: list[str] = []
     for _ in range(data.draw(st.integers(1, 3))):

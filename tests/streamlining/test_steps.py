@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from onnxprune.calibration import Statistics, collect
 from onnxprune.inference import refresh_shapes
-from onnxprune.model import Model
+from onnxprune.model import Model, raise_opset
 from onnxprune.passes import SparseInt8, Streamline
 from onnxprune.protocol import Context
 from onnxprune.runtime import Feeds, open_session
@@ -104,6 +104,17 @@ def test_all_linears_that_read_an_activation_read_it_in_fixed_steps() -> None:
     assert (done.places, products(result)) == (1, ["MatMulIntegerToFloat", "MatMulIntegerToFloat", "QuantizeLinear"])
     # From -1 to 1, a hundredth of the span further at either end.
     assert done.note == "what lies beyond saturates: clip0 -1.02 … 1.02"
+
+
+def test_a_newer_opset_takes_the_runtimes_operators_along() -> None:
+    """Other rewrites raise the opset: the standard has no say in other domains."""
+    net = Net(opset=17)
+    net.output(net.linear(bounded(net, net.input("x", ("b", "s", WIDTH))), WIDTH, 16))
+    result, _ = fixed(small(net), samples(net))
+    raised = raise_opset(result, 23)
+    assert raised.graph.opset == 23
+    (wanted,), (got,) = (outputs(each, net.feeds({"b": 2, "s": 9}), "default") for each in (result, raised))
+    np.testing.assert_array_equal(got, wanted)
 
 
 def test_ends_that_differ_from_sample_to_sample_stay_quantized_at_every_run() -> None:
