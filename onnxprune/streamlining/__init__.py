@@ -11,7 +11,6 @@ from onnxprune.streamlining.gains import GAINS
 from onnxprune.streamlining.guards import NAN_GUARDS
 from onnxprune.streamlining.movement import MOVEMENT
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
-from onnxprune.streamlining.rows import GEMMS
 from onnxprune.streamlining.scales import SCALES
 from onnxprune.streamlining.steps import FIXED_STEPS
 from onnxprune.streamlining.tables import TABLES
@@ -28,7 +27,6 @@ REWRITES: tuple[Rewrite, ...] = (
     TABLES,
     CLIPS,
     MOVEMENT,
-    GEMMS,
     FIXED_STEPS,
 )
 BY_NAME = MappingProxyType({rewrite.name: rewrite for rewrite in REWRITES})

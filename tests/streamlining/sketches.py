@@ -263,21 +263,6 @@ def gains(data: st.DataObject) -> Net:
     return shown(net, data, [scaled] if chance(data, 2) else [], net.op("Cast", whole, to=TensorProto.FLOAT))
 
 
-def gemms(data: st.DataObject) -> Net:
-    """Products of weights and what is added to them, over any number of leading axes."""
-    net = Net(opset=data.draw(st.sampled_from([13, 15, 18, 23])))
-    forms: list[tuple[int | str, ...]] = [("b", "s"), ("b", 3), (2, 3), ("b", 2, "s")]
-    leading = data.draw(st.sampled_from(forms))
-    x = bent(net, data, net.input("x", (*leading, 8)))
-    held: list[str] = []
-    for _ in range(data.draw(st.integers(1, 3))):
-        columns = data.draw(st.sampled_from([1, 8, 5]))
-        held.append(net.op("MatMul", x, net.weight(8, columns)))
-        bias = net.weight(*data.draw(st.sampled_from([(columns,), (columns,), (1,), (1, columns)])))
-        held.append(net.op("Add", *data.draw(st.permutations([held[-1], bias]))))
-    return shown(net, data, held, net.op("Concat", *held[1::2], axis=-1))
-
-
 def tables(data: st.DataObject) -> Net:
     """Rows of some tables, and one that never changes, added up in any order."""
     net = Net(opset=data.draw(OPSETS))
