@@ -59,7 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def tested(where: str, marker: str) -> Iterator[Row]:
     """Each test file's cases and failures; a test in a process of its own, so that a long one can be seen to end."""
-    for file in sorted((_ROOT / where).glob("test_*.py")) if (_ROOT / where).is_dir() else [_ROOT / where]:
+    folder = _ROOT / where
+    # The longest last.
+    for file in sorted(folder.glob("test_*.py"), reverse=True) if folder.is_dir() else [folder]:
         with tempfile.TemporaryDirectory() as scratch:
             report = Path(scratch) / "report.xml"
             command = [

@@ -52,6 +52,22 @@ def test_the_rest_of_stages_alike_is_foretold_by_those_that_are_done() -> None:
     assert watch.left() == "about 1 min 29 s left"
 
 
+def test_stages_of_another_kind_do_not_count_though_they_are_as_many() -> None:
+    clock = Clock()
+    watch = Watch(clock)
+    watch.begin(Turn("a pass", 1, 3))
+    clock.now = 8.0
+    watch.begin(Turn("a layer of it", 1, 3, kind="solve"))
+    clock.now = 9.0
+    watch.begin(Turn("the next", 2, 3, kind="solve"))
+    # One layer took a second, two are left.
+    assert watch.left_s() == 2.0
+    clock.now = 11.0
+    watch.begin(Turn("another pass", 2, 3))
+    # One pass took 11 s, two are left.
+    assert watch.left_s() == 22.0
+
+
 def on_a_terminal(*arguments: str, cwd: Path) -> str:
     """What a command draws on a terminal, stdout and stderr alike."""
     ours, theirs = pty.openpty()
