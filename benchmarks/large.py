@@ -2,7 +2,8 @@
 
     python -m benchmarks.large [--folder benchmarks] [--work FOLDER] [--only 0.6 --only 1.2] [--page]
 
-Writes `large.json` after each row, and `docs/limits.md` from it; rows that are there already are not measured again.
+Writes `large.json` after each row, and `docs/limits.md` from it, with the counts of other benchmarks. Rows of sizes
+that are not asked for stay, and are marked where they are of an earlier version.
 Each command is a process of its own, started from a small parent; see `measure`. The models need 2.5 GiB of disk, and
 results and temporary files as much again twice.
 """
@@ -22,6 +23,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import measure
+from onnxprune.resuming import code
 
 _WIDTH, _HEADS, _HIDDEN, _WORDS = 2048, 16, 8192, 16_000
 _CONTEXT = 256
@@ -139,7 +141,7 @@ def _rows(size: str, folder: Path, known: list[dict[str, Any]]) -> Iterator[dict
     os.environ |= {"ONNXPRUNE_CACHE": "off", "TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     steps = [("a bare session of onnxruntime", [sys.executable, "-c", _SESSION, str(path)])]
     steps += [(name, [sys.executable, "-m", "onnxprune", *rest]) for name, rest in commands(folder)]
-    done = {row["step"] for row in known if row["size"] == size}
+    done = {row["step"] for row in known if row["size"] == size and row.get("code") == code()}
     for name, command in steps:
         if name in done and name in {"a bare session of onnxruntime", "inspect", "validate", "apply"}:
             continue
@@ -158,6 +160,7 @@ def _rows(size: str, folder: Path, known: list[dict[str, Any]]) -> Iterator[dict
             "written": {
                 each.name: each.stat().st_size for each in sorted(folder.glob("*.onnx*")) if "model" not in each.name
             },
+            "code": code(),
             "said": found.stdout.partition("\n")[0].rpartition("— ")[2] if name not in {"apply", "inspect"} else "",
         }
 
