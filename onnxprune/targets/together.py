@@ -169,4 +169,4 @@ def refusals(place: Timer) -> tuple[str, ...]:
     if not isinstance(place, Together):
         return ()
     told, more = [*place.refused][:_TOLD], len(place.refused) - _TOLD
-    return (*told, f"{more} others likewise") if more > 0 else tuple(told)
+    return (*told, f"{more} other{'s' * (more > 1)} likewise") if more > 0 else tuple(told)
