@@ -26,9 +26,9 @@ def markdown(result: Row, models: Sequence[str], targets: Sequence[str]) -> str:
             "shapes. `ms`: medians of alternated runs on this machine, and the median of paired ratios with its 95 % "
             "interval. `M instructions`: executed by an emulated Cortex-A76, counted over two runs: a proxy, no time. "
             "`forecast`: nodes that the provider would take by onnxruntime's own list of operators; nothing ran. "
-            "Inputs are single samples; sizes that were chosen stand beside the model. Where a ratio is 1.00 within its "
-            "interval, no form was faster there or none kept the fidelity of 0.95: the weights are integers in the file "
-            "alone, decoded at load, and the runs are the original's. The reasons stand at the end."
+            "Inputs are single samples; sizes that were chosen stand beside the model. Where a ratio is 1.00 within "
+            "its interval, no form was faster there or none kept the fidelity of 0.95: the weights are integers in the "
+            "file alone, decoded at load, and the runs are the original's. The reasons stand at the end."
         ),
     ]
     if machine.get("load", 0.0) > 1:
