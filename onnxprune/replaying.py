@@ -83,9 +83,14 @@ def check_destination(destination: Path, source: Path) -> None:
     Raises:
         OutputError: its folder is missing, it is a folder, or it is the input itself.
     """
-    if not destination.parent.is_dir():
-        raise OutputError(f"{destination.parent}: no such folder. Make it or choose another place with --output.")
-    if destination.is_dir():
-        raise OutputError(f"{destination}: is a folder. Name a file with --output.")
-    if source.exists() and destination.exists() and destination.samefile(source):
-        raise OutputError(f"{destination}: is the input itself. Choose another place with --output.")
+    try:
+        if not destination.parent.is_dir():
+            raise OutputError(f"{destination.parent}: no such folder. Make it or choose another place with --output.")
+        if destination.is_dir():
+            raise OutputError(f"{destination}: is a folder. Name a file with --output.")
+        if source.exists() and destination.exists() and destination.samefile(source):
+            raise OutputError(f"{destination}: is the input itself. Choose another place with --output.")
+    except OSError as error:
+        # A name that is too long, for instance.
+        why = error.strerror or str(error)
+        raise OutputError(f"{destination}: cannot be written: {why}. Choose another place with --output.") from error

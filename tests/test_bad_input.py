@@ -194,6 +194,7 @@ def test_a_file_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch
         ),
         (["time"], "time: Missing argument 'MODELS...'. See onnxprune time --help."),
         (["nope"], "No such command 'nope'. See onnxprune --help."),
+        (["targets", "x"], "targets: Got unexpected extra argument (x). See onnxprune targets --help."),
         (["optimize", "model.onnx", "--seed", "-1"], "seed must be a whole number from 0 on, got -1."),
         (["validate", "model.onnx", "model.onnx", "--seed", "-1"], "seed must be a whole number from 0 on, got -1."),
         (["optimize", "model.onnx", "--speedup", "2", "--budget", "-1"], "budget must be above 0, got -1.0."),
@@ -223,6 +224,13 @@ def test_a_page_does_not_take_the_place_of_a_model(typed: list[str]) -> None:
 def test_a_page_does_not_take_the_place_of_the_result() -> None:
     line = refused("optimize", "model.onnx", "-o", "small.onnx", "--html", "small.onnx")
     assert line == "small.onnx: is a model of this job. Choose another place with --html."
+
+
+def test_a_name_that_is_too_long_is_one_line() -> None:
+    name = f"{'x' * 300}.onnx"
+    assert refused("optimize", "model.onnx", "-o", name) == (
+        f"{name}: cannot be written: File name too long. Choose another place with --output."
+    )
 
 
 @pytest.mark.parametrize("shape", ["z=1x2", "x=1x2x65", "x=1x2"])

@@ -73,9 +73,11 @@ class Group(click.Group):
             ctx.exit(2)
         except click.UsageError as error:
             within = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx is not ctx else ""
-            # A message may list what it knows in lines of their own.
-            told = " ".join([f"{within.lstrip()}:" if within else "", *error.format_message().split()]).lstrip()
-            click.echo(f"onnxprune: {told} See onnxprune{within} --help.", err=True)
+            # A message may list what it knows in lines of their own, and need not end as a sentence does.
+            told = " ".join(error.format_message().split())
+            told += "" if told.endswith((".", "?", "!")) else "."
+            start = f"{within.lstrip()}: " if within else ""
+            click.echo(f"onnxprune: {start}{told} See onnxprune{within} --help.", err=True)
             ctx.exit(2)
         except (KeyboardInterrupt, Ended) as error:
             click.echo("onnxprune: interrupted; nothing half-written is left.", err=True)
