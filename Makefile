@@ -83,6 +83,7 @@ figures: $(VENV)/.benchmarks
 	$(BIN)/python -m benchmarks.torch_module
 	$(BIN)/python -m benchmarks.streamline
 	$(BIN)/python -m benchmarks.fused
+	$(BIN)/python -m benchmarks.layouts
 	$(BIN)/python -m benchmarks.large
 	$(BIN)/python -m benchmarks.cluster
 	$(BIN)/python -m benchmarks.packaging

@@ -1,12 +1,13 @@
 """What the runtime's fused operators are worth on MiniLM in int8: each written by hand into one file and raced.
 
-    python -m benchmarks.fused FILE.onnx [--rounds 40] [--only NAME ...] [--folder benchmarks]
+    python -m benchmarks.fused [FILE.onnx] [--rounds 40] [--only NAME ...] [--folder benchmarks]
 
-FILE is MiniLM after the default pipeline less `streamline` (`python -m benchmarks.ceiling --make` makes it). Writes
-`fused.json`, and `fused.md` from it, after each race; a form that the file holds is not raced again. Each form stands
-beside the file itself in a race of its own.
+FILE is MiniLM after the default pipeline less `streamline`; without it, it is made. Writes `fused.json`, and `fused.md`
+from it, after each race; a form that the .json holds is not raced again. Each form stands beside the file itself in a
+race of its own.
 """
 
+import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from benchmarks import paired, script, tasks
+from benchmarks.ceiling import optimized
 from benchmarks.sessions import open_session
 from benchmarks.tables import table
 
@@ -287,20 +289,29 @@ def markdown(result: dict[str, Any]) -> str:
 def main(arguments: list[str]) -> None:
     """Race what is asked for and is not there yet; write both files after each race."""
     parser = script.options(__doc__, rounds=40)
-    parser.add_argument("file", type=Path, help="MiniLM in int8")
-    parser.add_argument("--only", nargs="+", default=list(FORMS), metavar="NAME", help="these forms")
+    race_forms("fused", FORMS, raced, markdown, parser, arguments)
+
+
+def race_forms(
+    name: str,
+    forms: Sequence[str] | dict[str, Any],
+    race: Callable[[Path, str, int], dict[str, Any]],
+    page: Callable[[dict[str, Any]], str],
+    parser: argparse.ArgumentParser,
+    arguments: list[str],
+) -> None:
+    """Race the forms that are asked for and that `NAME.json` does not hold, against MiniLM in int8."""
+    parser.add_argument("file", type=Path, nargs="?", help="MiniLM in int8; made where it is not given")
+    parser.add_argument("--only", nargs="+", default=list(forms), metavar="NAME", help="these forms")
     asked = script.read(parser, arguments)
-    rows = {row["form"]: row for row in script.held(asked.folder, "fused").get("forms", ())}
-    for name in asked.only:
-        if name in rows:
-            continue
-        rows[name] = raced(asked.file, name, asked.rounds)
-        result = {
-            "machine": script.machine(),
-            "rounds": asked.rounds,
-            "forms": [rows[form] for form in FORMS if form in rows],
-        }
-        script.write(asked.folder, "fused", result, markdown)
+    rows = {row["form"]: row for row in script.held(asked.folder, name).get("forms", ())}
+    with tempfile.TemporaryDirectory() as scratch:
+        wanted = [form for form in asked.only if form not in rows]
+        file = asked.file or (optimized(_MODEL, Path(scratch))["optimize less streamline"] if wanted else None)
+        for form in wanted:
+            rows[form] = race(file, form, asked.rounds)
+            held = [rows[one] for one in forms if one in rows]
+            script.write(asked.folder, name, {"machine": script.machine(), "rounds": asked.rounds, "forms": held}, page)
 
 
 if __name__ == "__main__":

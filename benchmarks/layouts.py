@@ -1,10 +1,10 @@
 """Whether onnxruntime packs weights better in another layout than the one that exporters and `optimize` write.
 
-    python -m benchmarks.layouts FILE.onnx [--rounds 40] [--only NAME ...] [--folder benchmarks]
+    python -m benchmarks.layouts [FILE.onnx] [--rounds 40] [--only NAME ...] [--folder benchmarks]
 
-FILE is MiniLM after the default pipeline less `streamline` (`python -m benchmarks.ceiling --make` makes it). Each form
-is written by hand and raced against the file that it is made of; convolutions run in blocks of channels (NCHWc) and
-without. Writes `layouts.json`, and `layouts.md` from it, after each race; a form in the .json is not raced again.
+FILE is MiniLM after the default pipeline less `streamline`; without it, it is made. Each form is written by hand and
+raced against the file that it is made of; convolutions run in blocks of channels (NCHWc) and without. Writes
+`layouts.json`, and `layouts.md` from it, after each race; a form that the .json holds is not raced again.
 """
 
 import sys
@@ -20,7 +20,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from benchmarks import models, paired, script, tasks
-from benchmarks.fused import Graph, Linear
+from benchmarks.fused import Graph, Linear, race_forms
 from benchmarks.sessions import open_session
 from benchmarks.tables import table
 
@@ -181,18 +181,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Race what is asked for and is not there yet; write both files after each race."""
-    parser = script.options(__doc__, rounds=40)
-    parser.add_argument("file", type=Path, help="MiniLM in int8")
-    parser.add_argument("--only", nargs="+", default=list(FORMS), metavar="NAME", help="these forms")
-    asked = script.read(parser, arguments)
-    rows = {row["form"]: row for row in script.held(asked.folder, "layouts").get("forms", ())}
-    for name in asked.only:
-        if name in rows:
-            continue
-        rows[name] = raced(asked.file, name, asked.rounds)
-        forms = [rows[form] for form in FORMS if form in rows]
-        result = {"machine": script.machine(), "rounds": asked.rounds, "forms": forms}
-        script.write(asked.folder, "layouts", result, markdown)
+    race_forms("layouts", FORMS, raced, markdown, script.options(__doc__, rounds=40), arguments)
 
 
 if __name__ == "__main__":
