@@ -106,6 +106,8 @@ def validate(
     Raises:
         OnnxPruneError: a file, the data or an option is at fault.
     """
+    if not fidelity <= 1:
+        raise OptionError(f"fidelity must be at most 1 (a perfect copy), got {fidelity}. Give a share such as 0.95.")
     largest = max(size_on_disk(reference), size_on_disk(candidate))
     with job_memory(read_limit(max_memory), largest):
         session = open_session(reference)
@@ -153,6 +155,8 @@ def time(
     Raises:
         OnnxPruneError: a file, the data or an option is at fault.
     """
+    if not 0 < seconds < math.inf:
+        raise OptionError(f"seconds must be above 0, got {seconds}.")
     paths = tuple(Path(model) for model in models)
     places = parse_targets(target)
     first, session = unpacked(load(paths[0]))[0], open_session(paths[0])

@@ -194,6 +194,13 @@ def test_a_file_that_may_not_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch
         ),
         (["time"], "time: Missing argument 'MODELS...'. See onnxprune time --help."),
         (["nope"], "No such command 'nope'. See onnxprune --help."),
+        (
+            ["validate", "model.onnx", "model.onnx", "--fidelity", "nan"],
+            "fidelity must be at most 1 (a perfect copy), got nan. Give a share such as 0.95.",
+        ),
+        (["time", "model.onnx", "--seconds", "nan"], "seconds must be above 0, got nan."),
+        (["time", "model.onnx", "--seconds", "inf"], "seconds must be above 0, got inf."),
+        (["time", "model.onnx", "--seconds", "0"], "seconds must be above 0, got 0.0."),
         (["targets", "x"], "targets: Got unexpected extra argument (x). See onnxprune targets --help."),
         (["optimize", "model.onnx", "--seed", "-1"], "seed must be a whole number from 0 on, got -1."),
         (["validate", "model.onnx", "model.onnx", "--seed", "-1"], "seed must be a whole number from 0 on, got -1."),

@@ -193,6 +193,8 @@ def print_comparison(result: Comparison, console: Console) -> None:
     verdict = "[green]close enough[/]" if result.passed else "[red]too far[/]"
     if math.isnan(found.score):
         verdict, came = "[red]no verdict[/]", found.why or "no output could be compared"
+    elif found.why is not None:
+        came = f"{found.why}: {came}"
     came = f"{came}, floor {result.floor}, {found.samples} samples"
     console.print(marked(f"{verdict}: {{}}", came), soft_wrap=True)
     for name, figures in found.outputs.items():
