@@ -7,6 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 # Hostile files by hand, and those that a run of the fuzzing has found: all are tried in every test run.
 CORPUS = Path(__file__).parent / "corpus"
 # What stands where something else is meant.
@@ -39,6 +41,24 @@ def bytes_changed(data: bytes, chance: random.Random, *, near: int | None = None
         else:
             changed[at:at] = chance.randbytes(chance.randint(1, 8))
     return bytes(changed)
+
+
+def nodes_changed(proto: onnx.ModelProto, chance: random.Random) -> bytes:
+    """A model whose nodes read too little, something else, or each other in a circle."""
+    graph = proto.graph
+    names = ["", *(name for node in graph.node for name in (*node.input, *node.output))]
+    for _ in range(chance.randint(1, 3)):
+        node = chance.choice(graph.node)
+        kind = chance.choice(["less", "rewired", "operator", "attribute"])
+        if kind == "less" and node.input:
+            del node.input[chance.randrange(len(node.input)) :]
+        elif kind == "rewired" and node.input:
+            node.input[chance.randrange(len(node.input))] = chance.choice(names)
+        elif kind == "operator":
+            node.op_type = chance.choice(graph.node).op_type
+        elif node.attribute:
+            del node.attribute[chance.randrange(len(node.attribute))]
+    return proto.SerializeToString()
 
 
 def value_changed(document: Any, chance: random.Random) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 from tests import graphs
 from tests.fuzz.child import Child
-from tests.fuzz.damage import bytes_changed, keep
+from tests.fuzz.damage import bytes_changed, keep, nodes_changed
 from tests.test_model import call_a_local_function, read_int4
 
 SOURCES: tuple[graphs.Maker, ...] = (
@@ -50,3 +50,17 @@ def test_damaged_models_never_end_in_a_traceback(child: Child, tmp_path: Path, c
             assert not results, case
         for each in results:
             each.unlink()
+
+
+@pytest.mark.parametrize("cases", [40, pytest.param(1000, marks=[pytest.mark.nightly, pytest.mark.timeout(3600)])])
+def test_checking_models_of_odd_nodes_ends_with_findings(child: Child, tmp_path: Path, cases: int) -> None:
+    path = tmp_path / "odd.onnx"
+    for case in range(cases):
+        chance = random.Random(case)  # noqa: S311 - chance, not secrets
+        data = nodes_changed(chance.choice(SOURCES)(), chance)
+        path.write_bytes(data)
+        answer = child.run(["check", str(path)])
+        if answer.trace:
+            keep(f"found-nodes-{case}.onnx", data)
+        assert not answer.trace, f"case {case}: {answer.trace}"
+        assert answer.code in (0, 1), f"case {case}: {answer.stderr}"
