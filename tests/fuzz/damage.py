@@ -58,7 +58,7 @@ def nodes_changed(proto: onnx.ModelProto, chance: random.Random) -> bytes:
             node.op_type = chance.choice(graph.node).op_type
         elif node.attribute:
             del node.attribute[chance.randrange(len(node.attribute))]
-    return proto.SerializeToString()
+    return bytes(proto.SerializeToString())
 
 
 def value_changed(document: Any, chance: random.Random) -> Any:
