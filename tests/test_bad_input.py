@@ -238,6 +238,11 @@ def test_a_name_that_is_too_long_is_one_line() -> None:
     assert refused("optimize", "model.onnx", "-o", name) == (
         f"{name}: cannot be written: File name too long. Choose another place with --output."
     )
+    told = f"{name}: File name too long. Name another file."
+    assert refused("inspect", name) == told
+    assert refused("optimize", "model.onnx", "-o", "small.onnx", "--data", name) == told
+    assert refused("optimize", "model.onnx", "-o", "small.onnx", "--html", name) == told
+    assert refused("check", "model.onnx", "--reference", name) == told
 
 
 @pytest.mark.parametrize("shape", ["z=1x2", "x=1x2x65", "x=1x2"])

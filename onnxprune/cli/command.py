@@ -23,6 +23,8 @@ _QUIET = "onnxprune.quiet"
 _INTERRUPTED, _ENDED = 130, 143
 # Not what is asked for is at fault, but where temporary files go.
 _FULL = {errno.EDQUOT, errno.ENOSPC, errno.EROFS}
+# No file can have such a name.
+_NO_NAMES = {errno.ELOOP, errno.ENAMETOOLONG}
 
 
 class Ended(BaseException):
@@ -87,6 +89,9 @@ class Group(click.Group):
             sys.stderr.close()
             ctx.exit(0)
         except OSError as error:
+            if error.errno in _NO_NAMES and error.filename:
+                click.echo(f"onnxprune: {error.filename}: {error.strerror}. Name another file.", err=True)
+                ctx.exit(2)
             if error.errno not in _FULL:
                 raise
             place = error.filename or tempfile.gettempdir()
