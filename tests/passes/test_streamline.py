@@ -9,13 +9,15 @@ import pytest
 from onnx import TensorProto
 
 from onnxprune import optimize
+from onnxprune.calibration import Statistics
 from onnxprune.errors import Declined, OptionError
 from onnxprune.judge import Broken, refuse_moved
 from onnxprune.model import load, save
-from onnxprune.passes import Streamline
+from onnxprune.passes import SparseInt8, Streamline
 from onnxprune.plan import Edit
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, open_session
+from onnxprune.sites import find_sites
 from onnxprune.streamlining import REWRITES
 from tests.building import CHECKED, Net
 
@@ -141,6 +143,25 @@ def test_attention_is_one_operator_and_the_rest_is_there_where_the_clock_sends_i
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
     np.testing.assert_allclose(other, wanted, rtol=0, atol=1e-5)
     assert one.propose(fused, (), Context()).edits == ()
+
+
+def test_what_moves_outputs_comes_last_and_stands_beside_newer_operators(path: Path) -> None:
+    """Behind all that other rewrites do, and with operators of opset 23."""
+    model, first, one = load(path), SparseInt8(), Streamline()
+    small, _ = first.apply(model, first.propose(model, find_sites(model, None), Context()).edits)
+    names = one.needs(small, ()).spans
+    assert names
+    spans = Statistics(spans={name: np.array([[-4.0, 4.0]] * 9) for name in names})
+    shapes = observe_shapes(small, [layers().feeds(sizes) for sizes in CHECKED])
+    edits = one.propose(small, (), Context(shapes=shapes, statistics=spans)).edits
+    assert [edit.kind for edit in edits][-1] == "fixed-steps"
+    assert sum(edit.kind == "fixed-steps" for edit in edits) == 1
+    rewritten, _ = one.apply(small, edits)
+    kinds = {node.op for node in rewritten.graph.nodes}
+    assert kinds >= {"Attention", "MatMulIntegerToFloat"}
+    assert rewritten.graph.opset == 23
+    (got,) = open_session(rewritten).run(layers().feeds(CHECKED[0])).values()
+    assert np.isfinite(got).all()
 
 
 def test_portable_leaves_out_what_needs_a_newer_opset(path: Path) -> None:
