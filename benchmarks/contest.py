@@ -31,9 +31,9 @@ MODELS = (
 # Those about which figures are promised: several goals each.
 PROMISED = MODELS[:6]
 _RECOVERY_LIMIT_S = 5400.0
-_CUT = ("remove-heads:keep=0.67", "remove-neurons:keep=0.67", "sparse-int8", "streamline")
-_NARROW = ("remove-channels:keep=0.75", "sparse-int8", "streamline")
-_PACKED = ("sparse-int8:sparsity=0.5,allocation=loss,embeddings=4", "streamline", "pack-weights")
+_CUT = ("remove-heads:keep=0.67", "remove-neurons:keep=0.67", "sparse-int8")
+_NARROW = ("remove-channels:keep=0.75", "sparse-int8")
+_PACKED = ("sparse-int8:sparsity=0.5,allocation=loss,embeddings=4", "pack-weights")
 _TAUGHT = (
     "remove-heads:keep=8", "remove-neurons:keep=1024",
     "recover:steps=900,batch=64,check=100,lr=0.0005,mixed=yes",
