@@ -13,7 +13,7 @@ from onnxprune.fidelity import Fidelity
 from onnxprune.judge import Broken, Evidence, judge, refuse_moved, refuse_other_bits
 from onnxprune.mixing import mix_by_clock
 from onnxprune.model import Model
-from onnxprune.plan import Edit, Report, Skip
+from onnxprune.plan import Change, Edit, Report, Skip
 from onnxprune.protocol import Context, Pass
 from onnxprune.reverting import Race, Trial, finer_of, largest_that_stands, milder_of, no_slower, no_slower_at_all
 from onnxprune.rivalry import keep_faster
@@ -71,8 +71,8 @@ def take(
     if not proposal.edits:
         return Step(model, (), blank, None)
 
-    def attempt(edits: Sequence[Edit], samples: int | None = None) -> Trial:
-        return _attempt(one, model, tuple(edits), evidence, blank, samples)
+    workshop = _Workshop(one, model, evidence, blank)
+    attempt = workshop.attempt
 
     trial = attempt(proposal.edits)
     if race is not None and trial.broken is None:
@@ -106,25 +106,47 @@ def _limit(one: Pass, edits: Sequence[Edit], slower: float | None) -> float | No
     return _CLEARLY_SLOWER if any(edit.site.startswith(kinds) for edit in edits if kinds) else slower
 
 
-def _less_lossy(one: Pass, model: Model, edits: tuple[Edit, ...], edited: Model) -> Model:
-    """The edited model, without edits that may move outputs by more than rounding."""
-    exact = tuple(edit for edit in edits if not lossy(one, edit))
-    return edited if exact == edits else one.apply(model, exact)[0]
+# Models that are held beside the one that stands, of those whose edits are tried in several combinations.
+_HELD = 3
 
 
-def _attempt(
-    one: Pass, model: Model, edits: tuple[Edit, ...], evidence: Evidence, blank: Report, samples: int | None
-) -> Trial:
-    try:
-        edited, changes = one.apply(model, edits)
-        exact = getattr(one, "exact", False)
-        if exact:
-            refuse_other_bits(model, edited, evidence.probes)
-        relative = getattr(one, "relative", False)
-        if relative:
-            refuse_moved(model, _less_lossy(one, model, edits, edited), evidence.probes)
+class _Workshop:
+    """Carries edits out and judges what comes of them.
+
+    The same edits are asked for again and again where some stand against others; the last few models are kept then.
+    """
+
+    def __init__(self, one: Pass, model: Model, evidence: Evidence, blank: Report) -> None:
+        self._one, self._model, self._evidence, self._blank = one, model, evidence, blank
+        self._exact = getattr(one, "exact", False)
         # The model before says more than the original, from which lossy edits may have led away before.
-        fidelity = judge(edited, evidence, lossless=one.lossless and not (exact or relative), samples=samples)
-    except (Broken, Declined) as reason:
-        return Trial(model, edits, blank, broken=str(reason))
-    return Trial(edited, edits, replace(blank, changes=changes), fidelity)
+        self._relative = getattr(one, "relative", False)
+        self._held: dict[tuple[int, ...], tuple[tuple[Edit, ...], Model, tuple[Change, ...]]] = {}
+
+    def attempt(self, edits: Sequence[Edit], samples: int | None = None) -> Trial:
+        """The model with these edits, judged by so many held-out samples, all where none is said."""
+        edits, lossless = tuple(edits), self._one.lossless and not (self._exact or self._relative)
+        try:
+            edited, changes = self._proved(edits)
+            fidelity = judge(edited, self._evidence, lossless=lossless, samples=samples)
+        except (Broken, Declined) as reason:
+            return Trial(self._model, edits, self._blank, broken=str(reason))
+        return Trial(edited, edits, replace(self._blank, changes=changes), fidelity)
+
+    def _proved(self, edits: tuple[Edit, ...]) -> tuple[Model, tuple[Change, ...]]:
+        """The edited model, where it does what it says; what may move outputs by more than rounding is left out of that."""
+        key = tuple(id(edit) for edit in edits)
+        if key in self._held:
+            return self._held[key][1:]
+        edited, changes = self._one.apply(self._model, edits)
+        if self._exact:
+            refuse_other_bits(self._model, edited, self._evidence.probes)
+        if self._relative:
+            exact = tuple(edit for edit in edits if not lossy(self._one, edit))
+            if exact == edits:
+                refuse_moved(self._model, edited, self._evidence.probes)
+            elif exact:
+                self._proved(exact)
+            # The edits are held, too, so that no other gets the number of one that is gone.
+            self._held = dict([*self._held.items(), (key, (edits, edited, changes))][-_HELD:])
+        return edited, changes

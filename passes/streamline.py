@@ -18,6 +18,7 @@ from onnxprune.streamlining import BY_NAME, REWRITES, Done, Rewrite, Wish
 
 # Rewrites make room for each other; no graph that was seen takes more than two rounds.
 _ROUNDS = 4
+_ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Streamline:
     """Rewrite what stands between the products: the same function in fewer or faster operators.
 
     Attributes:
-        rewrites: only these; all of them by default.
+        rewrites: only these, or `all`; by default all but those that move outputs by more than rounding (`fixed-steps`).
         portable: leave out what needs operators of a newer opset than the model's, which older runtimes lack, or a
             runtime's own.
     """
@@ -41,8 +42,9 @@ class Streamline:
     def __post_init__(self) -> None:
         """Reject names of no rewrite."""
         for one in self.rewrites:
-            if one not in BY_NAME:
-                raise OptionError(f"{self.name}: rewrites must be some of {', '.join(sorted(BY_NAME))}, got {one!r}.")
+            if one not in (*BY_NAME, _ALL):
+                known = ", ".join(sorted(BY_NAME))
+                raise OptionError(f"{self.name}: rewrites must be {_ALL}, or some of {known}, got {one!r}.")
 
     def needs(self, model: Model, sites: Sequence[Site]) -> Needs:
         """What its rewrites look at; most of them at the graph alone."""
@@ -53,7 +55,9 @@ class Streamline:
         return found
 
     def _wants(self, rewrite: Rewrite) -> bool:
-        return not self.rewrites or rewrite.name in self.rewrites
+        if not self.rewrites:
+            return not rewrite.may_lose
+        return not {rewrite.name, _ALL}.isdisjoint(self.rewrites)
 
     def propose(self, model: Model, sites: Sequence[Site], context: Context) -> Proposal:
         """One edit a rewrite that finds a place, in the order in which they make room for each other.

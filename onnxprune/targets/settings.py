@@ -20,7 +20,7 @@ SESSION = "onnxprune.session"
 # What is no faster than this is no reason to set anything: less is noise.
 _CLEARLY = 1.03
 # Seconds of alternated runs for each setting.
-_BUDGET_S = 0.25
+_BUDGET_S = 0.15
 # Each setting is a session of its own, with its copy of the weights.
 _LARGEST_BYTES = 2**28
 _MOST_THREADS = 1024

@@ -101,7 +101,7 @@ def test_an_unknown_rewrite_is_refused_by_name() -> None:
     with pytest.raises(OptionError) as caught:
         Streamline(rewrites=("magic",))
     assert str(caught.value) == (
-        "streamline: rewrites must be some of clips, duplicates, fixed-steps, fused-attention, gains, movement, "
+        "streamline: rewrites must be all, or some of clips, duplicates, fixed-steps, fused-attention, gains, movement, "
         "nan-guards, scales, shapes, tables, got 'magic'."
     )
 
@@ -147,7 +147,7 @@ def test_attention_is_one_operator_and_the_rest_is_there_where_the_clock_sends_i
 
 def test_what_moves_outputs_comes_last_and_stands_beside_newer_operators(path: Path) -> None:
     """Behind all that other rewrites do, and with operators of opset 23."""
-    model, first, one = load(path), SparseInt8(), Streamline()
+    model, first, one = load(path), SparseInt8(), Streamline(rewrites=("all",))
     small, _ = first.apply(model, first.propose(model, find_sites(model, None), Context()).edits)
     names = one.needs(small, ()).spans
     assert names

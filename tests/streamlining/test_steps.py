@@ -175,7 +175,7 @@ def test_what_is_no_number_has_no_grid() -> None:
 
 
 def test_where_it_loses_too_much_the_steadier_half_is_left() -> None:
-    one = Streamline()
+    one = Streamline(rewrites=("fixed-steps",))
     net = Net()
     x = net.input("x", ("b", "s", WIDTH))
     for _ in range(2):
@@ -197,7 +197,9 @@ def test_portable_leaves_out_a_runtimes_own_operators(*, portable: bool) -> None
     net.output(net.linear(bounded(net, net.input("x", ("b", "s", WIDTH))), WIDTH, 16))
     model = small(net)
     statistics = collect(model, FIXED.needs(model), samples(net))
-    proposal = Streamline(portable=portable).propose(model, (), Context(statistics=statistics))
+    proposal = Streamline(rewrites=("fixed-steps",), portable=portable).propose(
+        model, (), Context(statistics=statistics)
+    )
     assert [edit.kind for edit in proposal.edits] == ([] if portable else ["fixed-steps"])
     if portable:
         assert [skip.why for skip in proposal.skips] == [
