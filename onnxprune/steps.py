@@ -134,7 +134,7 @@ class _Workshop:
         return Trial(edited, edits, replace(self._blank, changes=changes), fidelity)
 
     def _proved(self, edits: tuple[Edit, ...]) -> tuple[Model, tuple[Change, ...]]:
-        """The edited model, where it does what it says; what may move outputs by more than rounding is left out of that."""
+        """The edited model, where it does what it says, less what may move outputs by more than rounding."""
         key = tuple(id(edit) for edit in edits)
         if key in self._held:
             return self._held[key][1:]

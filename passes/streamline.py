@@ -26,7 +26,7 @@ class Streamline:
     """Rewrite what stands between the products: the same function in fewer or faster operators.
 
     Attributes:
-        rewrites: only these, or `all`; by default all but those that move outputs by more than rounding (`fixed-steps`).
+        rewrites: only these, or `all`; by default all but `fixed-steps`, which moves outputs by more than rounding.
         portable: leave out what needs operators of a newer opset than the model's, which older runtimes lack, or a
             runtime's own.
     """

@@ -101,8 +101,8 @@ def test_an_unknown_rewrite_is_refused_by_name() -> None:
     with pytest.raises(OptionError) as caught:
         Streamline(rewrites=("magic",))
     assert str(caught.value) == (
-        "streamline: rewrites must be all, or some of clips, duplicates, fixed-steps, fused-attention, gains, movement, "
-        "nan-guards, scales, shapes, tables, got 'magic'."
+        "streamline: rewrites must be all, or some of clips, duplicates, fixed-steps, fused-attention, gains, "
+        "movement, nan-guards, scales, shapes, tables, got 'magic'."
     )
 
 
