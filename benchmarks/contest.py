@@ -41,12 +41,7 @@ _TAUGHT = (
 # They share the recovery, which the first of them makes and the others take over.
 RECOVERED = {
     "onnxprune, recovered, int8": (*_TAUGHT, "sparse-int8", "streamline"),
-    "onnxprune, recovered, int8, tables of 4 bits": (
-        *_TAUGHT,
-        "sparse-int8:embeddings=4",
-        "streamline",
-        "pack-weights",
-    ),
+    "onnxprune, recovered, int8, tables of 4 bits": (*_TAUGHT, "sparse-int8:embeddings=4", "pack-weights"),
 }
 
 
