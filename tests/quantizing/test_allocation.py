@@ -66,4 +66,4 @@ def test_without_sample_inputs_there_is_no_loss_to_go_by(tmp_path: Path, score: 
 def test_blocks_leave_nothing_to_share_out() -> None:
     with pytest.raises(OptionError) as error:
         SparseInt8(sparsity="2:4", allocation="loss")
-    assert str(error.value) == "sparse-int8: allocation=loss needs sparsity to be a share, got 2:4."
+    assert str(error.value) == "sparse-int8: allocation=loss needs sparsity to be a share, got '2:4'."

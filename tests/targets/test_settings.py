@@ -58,6 +58,23 @@ def test_the_usual_settings_stay_where_nothing_is_clearly_faster() -> None:
     assert advice.recommended == Setting(threads=1)
 
 
+class Chance(Told):
+    """A clock by which a setting is faster among many, and not by itself."""
+
+    def time_settings(
+        self, path: Path, feeds: Feeds, settings: Sequence[Mapping[str, Any]], *, budget_s: float
+    ) -> tuple[Timed, ...]:
+        """As told, of more than two settings."""
+        teller = self if len(settings) > 2 else Told(low=1.0)
+        return Told.time_settings(teller, path, feeds, settings, budget_s=budget_s)
+
+
+def test_what_looks_faster_among_many_is_timed_once_more_by_itself() -> None:
+    advice = advise(Chance(low=1.2), model(), {})
+    assert advice is not None
+    assert advice.recommended == advice.usual
+
+
 def test_what_is_clearly_faster_is_recommended_but_for_other_threads_than_asked() -> None:
     advice = advise(Told(threads=4, low=1.2), model(), {})
     assert advice is not None
