@@ -100,26 +100,36 @@ def pages(shots: Path | None) -> Iterator[Row]:
 
 
 def looked_at(page: Path, shots: Path | None = None) -> Row:
-    """How often a browser complained of a page, and asked for anything else; nothing where there is no browser."""
+    """How often a browser complained of a page, and how many hosts it asked; nothing where there is none."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         return {}
     complaints = requests = 0
     with tempfile.TemporaryDirectory() as scratch:
         for name, width, more in _LOOKS:
-            shot, log = Path(scratch) / "shot.png", Path(scratch) / "net.json"
-            command = [
-                browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars",
-                f"--user-data-dir={scratch}/profile", f"--log-net-log={log}", f"--window-size={width},3600",
-                f"--screenshot={shot}", *more, page.resolve().as_uri(),
-            ]  # fmt: skip
-            done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "LANG": "C"})
-            complaints += done.stderr.count("CONSOLE")
-            requests += len(re.findall(r'"url":"https?://', log.read_text(errors="replace"))) if log.exists() else 0
+            shot, look = Path(scratch) / "shot.png", (f"--window-size={width},3600", *more)
+            # A browser has errands of its own, which it runs with an empty page, too.
+            _, own = _opened(browser, Path(scratch), shot, look, "about:blank")
+            told, asked = _opened(browser, Path(scratch), shot, look, page.resolve().as_uri())
+            complaints += told.count("CONSOLE")
+            requests += len(asked - own)
             if shots is not None:
                 shots.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(shot, shots / f"{page.stem}-{name}.png")
     return {"complaints": complaints, "requests": requests}
+
+
+def _opened(browser: str, scratch: Path, shot: Path, look: Sequence[str], url: str) -> tuple[str, set[str]]:
+    """What a browser says of a page, and the hosts that it asks."""
+    log = scratch / "net.json"
+    log.unlink(missing_ok=True)
+    command = [
+        browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--hide-scrollbars",
+        f"--user-data-dir={scratch}/profile", f"--log-net-log={log}", f"--screenshot={shot}", *look, url,
+    ]  # fmt: skip
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "LANG": "C"})
+    found = re.findall(r'"url":"https?://([^/"]+)', log.read_text(errors="replace")) if log.exists() else []
+    return done.stderr, set(found)
 
 
 if __name__ == "__main__":
