@@ -137,40 +137,47 @@ def with_means(
         model: on which all are carried out together.
         cuts: that come before.
     """
-    sources = dict(_outputs(model, dimension))
-    if not sources:
+    outputs = tuple(_outputs(model, dimension))
+    if not outputs:
         return edit
-    before, now = (compare(one, one, set(sources.values())) for one in (current, after))
+    sources = {one.source for one in outputs}
+    before, now = (compare(one, one, sources) for one in (current, after))
     tensors: dict[str, Array] = {}
     folds: list[list[str]] = []
-    for name, source in sources.items():
-        weight, axis = _outputs_of(model, name)
-        left = _left(weight.name, weight.shape, cuts)[axis]
+    for one in outputs:
+        left = _left(one.weight.name, one.weight.shape, cuts)[one.axis]
+        was, came = (found[one.source].mean for found in (before, now))
         # Where outputs go with the units, there is no telling which.
-        if before[source].mean.shape == now[source].mean.shape == left.shape:
-            bias = np.zeros(weight.shape[axis], np.float32)
-            bias[left] = before[source].mean - now[source].mean
+        if was.shape == came.shape == left.shape:
+            bias = np.zeros(one.weight.shape[one.axis], np.float32)
+            bias[left] = was - came
             tensors[f"bias.{len(folds)}"] = bias
-            folds.append([name])
+            folds.append([one.source.tensor])
     return replace(edit, args={**edit.args, "folds": folds}, tensors=tensors) if folds else edit
 
 
-def _outputs(model: Model, dimension: Dimension) -> Iterator[tuple[str, Source]]:
-    """Names and rows of what linears and convolutions give that sum units against a weight of their own."""
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """What a linear or convolution gives, and the axis of its weight that becomes it."""
+
+    source: Source
+    weight: gs.Constant
+    axis: int
+
+
+def _outputs(model: Model, dimension: Dimension) -> Iterator[_Outputs]:
+    """Of linears and convolutions that sum units against a weight of their own."""
     nodes = {node.outputs[0].name: node for node in model.graph.nodes if node.outputs}
     for consumer in dimension.consumers:
         node = nodes.get(consumer.node)
         if node is None or node.domain or node.op not in _ADDED or not isinstance(node.inputs[1], gs.Constant):
             continue
-        axes = len(node.inputs[1].shape) - 2
-        ones = Patches(kernel=(1,) * axes, strides=(1,) * axes, pads=(0,) * 2 * axes, dilations=(1,) * axes)
-        yield consumer.node, Source(consumer.node, ones if node.op == "Conv" else None)
-
-
-def _outputs_of(model: Model, name: str) -> tuple[gs.Constant, int]:
-    """The weight of a linear or convolution, and its axis that becomes the outputs."""
-    node = next(node for node in model.graph.nodes if node.outputs and node.outputs[0].name == name)
-    return node.inputs[1], 0 if node.op == "Conv" or node.attrs.get("transB", 0) else len(node.inputs[1].shape) - 1
+        weight, axes = node.inputs[1], len(node.inputs[1].shape) - 2
+        if node.op == "Conv":
+            ones = Patches(kernel=(1,) * axes, strides=(1,) * axes, pads=(0,) * 2 * axes, dilations=(1,) * axes)
+            yield _Outputs(Source(consumer.node, ones), weight, 0)
+        else:
+            yield _Outputs(Source(consumer.node), weight, 0 if node.attrs.get("transB", 0) else axes + 1)
 
 
 def _left(weight: str, shape: Sequence[int], cuts: Sequence[Cut]) -> tuple[Array, ...]:
