@@ -96,13 +96,11 @@ def fused_matmul(t: Tracer, node: gs.Node) -> None:
 
 def einsum(t: Tracer, node: gs.Node) -> None:
     """Einsum: a letter is one index set; a letter that the result lacks is summed over."""
-    equation = node.attrs["equation"]
-    equation = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
-    left, arrow, right = equation.partition("->")
-    terms = left.split(",")
-    if not arrow or any(len(set(term.replace("...", ""))) < len(term.replace("...", "")) for term in [*terms, right]):
-        t.pin_all(node, f"{label(node)} has the equation {equation!r}, which is not traced")
+    spelled = spelling(node)
+    if spelled is None:
+        t.pin_all(node, f"{label(node)} has the equation {_equation(node)!r}, which is not traced")
         return
+    terms, right = spelled
     output = t.output(node)
     result = letters(right, len(output))
     homes: dict[str, Factor] = dict(zip(result, output, strict=True))
@@ -115,6 +113,20 @@ def einsum(t: Tracer, node: gs.Node) -> None:
             if letter in result:
                 t.produce(node, index, axis)
     _einsum_sums(t, node, terms, result)
+    _einsum_mixes(t, node, terms, result)
+
+
+def spelling(node: gs.Node) -> tuple[list[str], str] | None:
+    """An Einsum's terms and its result; None where the result is implied or one of them has a diagonal."""
+    left, arrow, right = _equation(node).partition("->")
+    terms = left.split(",")
+    plain = [term.replace("...", "") for term in (*terms, right)]
+    return (terms, right) if arrow and all(len(set(term)) == len(term) for term in plain) else None
+
+
+def _equation(node: gs.Node) -> str:
+    equation = node.attrs["equation"]
+    return str(equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
 
 
 def _einsum_sums(t: Tracer, node: gs.Node, terms: list[str], result: list[str]) -> None:
@@ -124,22 +136,24 @@ def _einsum_sums(t: Tracer, node: gs.Node, terms: list[str], result: list[str]) 
         for axis, letter in enumerate(letters(term, len(t.input(node, index)))):
             if letter not in result:
                 places.setdefault(letter, []).append((index, axis))
-    moving = [
-        set(letters(term, len(t.input(node, index))))
-        for index, term in enumerate(terms)
-        if not t.is_constant(node, index)
-    ]
-    if places and len(moving) > 1:
-        for letter, factor in zip(result, t.output(node), strict=True):
-            count = sum(letter in held for held in moving)
-            if count > 1 and not is_one(factor.size):
-                t.batches.append((factor, node.op))
-            elif count == 1:
-                t.carried.append(factor)
     for held in places.values():
         held.sort(key=lambda place: t.is_constant(node, place[0]))
         weight = held[-1] if len(held) > 1 else None
         t.consume(node, *held[0], weight)
+
+
+def _einsum_mixes(t: Tracer, node: gs.Node, terms: list[str], result: list[str]) -> None:
+    """Letters of a product of activations: heads are in several of them, what is carried on in one; as `_mix`."""
+    held = [set(letters(term, len(t.input(node, index)))) for index, term in enumerate(terms)]
+    moving = [one for index, one in enumerate(held) if not t.is_constant(node, index)]
+    if len(moving) < 2 or set().union(*held) <= {*result}:
+        return
+    for letter, factor in zip(result, t.output(node), strict=True):
+        count = sum(letter in one for one in moving)
+        if count > 1 and not is_one(factor.size):
+            t.batches.append((factor, node.op))
+        elif count == 1:
+            t.carried.append(factor)
 
 
 def letters(term: str, rank: int) -> list[str]:

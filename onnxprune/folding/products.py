@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from onnxprune.dimensions.contraction import letters
+from onnxprune.dimensions.contraction import letters, spelling
 from onnxprune.memory import kept
 from onnxprune.rewrite import Rewriter
 
@@ -44,18 +44,15 @@ def lower_products(graph: gs.Graph, overridable: frozenset[str]) -> int:
 
 def _terms(node: gs.Node) -> tuple[list[str], list[str], list[str]] | None:
     """Letters of both operands and of the result; None where one has a diagonal or a rank that is not known."""
-    equation = node.attrs["equation"]
-    equation = (equation.decode() if isinstance(equation, bytes) else equation).replace(" ", "")
-    left, arrow, right = equation.partition("->")
+    spelled = spelling(node)
     ranks = [None if tensor.shape is None else len(tensor.shape) for tensor in node.inputs]
-    if not arrow or left.count(",") != 1 or None in ranks:
+    if spelled is None or len(spelled[0]) != len(ranks) or None in ranks:
         return None
-    first, second = (letters(term, int(rank or 0)) for term, rank in zip(left.split(","), ranks, strict=True))
+    terms, right = spelled
+    first, second = (letters(term, int(rank or 0)) for term, rank in zip(terms, ranks, strict=True))
     dots = max((sum("." in letter for letter in held) for held in (first, second)), default=0)
     result = letters(right, len(right.replace("...", "")) + dots)
-    if any(len(set(held)) < len(held) for held in (first, second, result)) or set(result) - {*first, *second}:
-        return None
-    return first, second, result
+    return None if set(result) - {*first, *second} else (first, second, result)
 
 
 class _Lowering:
