@@ -255,16 +255,28 @@ FORMS: dict[str, Callable[[Graph], None]] = {
 
 def raced(path: Path, name: str, rounds: int) -> dict[str, Any]:
     """Return a form's figures beside the file's, and how far its output moved."""
+    moved, timing = beside(path, FORMS[name], _MODEL, rounds)
+    return {"form": name, "moved": moved, **{key: value for key, value in asdict(timing).items() if key != "file"}}
+
+
+def beside(path: Path, edit: Callable[[Graph], None], model: str, rounds: int) -> tuple[float, paired.Timing]:
+    """Edit a file, run and race both: the largest move of the first output as a share of it, and the new one's figures.
+
+    Args:
+        path: the file, which stays as it is.
+        edit: writes a form into it.
+        model: whose input is run.
+        rounds: of the race.
+    """
     graph = Graph(onnx.load(path))
-    FORMS[name](graph)
-    feed = tasks.feed(_MODEL)
+    edit(graph)
+    feed = tasks.feed(model)
     with tempfile.TemporaryDirectory() as folder:
         other = Path(folder) / "form.onnx"
         onnx.save(graph.finished(), other)
         first, second = (open_session(each).run(None, feed)[0] for each in (path, other))
         timing = paired.race([path, other], [feed], rounds=rounds).timings()[1]
-    moved = float(np.abs(first - second).max() / np.abs(first).max())
-    return {"form": name, "moved": moved, **{key: value for key, value in asdict(timing).items() if key != "file"}}
+    return float(np.abs(first - second).max() / np.abs(first).max()), timing
 
 
 def markdown(result: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ import onnxruntime as ort
 from onnx import helper
 
 from benchmarks import models, paired, script, tasks
-from benchmarks.fused import Graph, Linear, race_forms
+from benchmarks.fused import Graph, Linear, beside, race_forms
 from benchmarks.sessions import open_session
 from benchmarks.tables import table
 
@@ -129,15 +129,7 @@ def raced(file: Path, name: str, rounds: int) -> dict[str, Any]:
     if edit is None:
         return {"form": name, "of": f"{base}, fp32", "moved": 0.0, **_blocks(base, rounds)}
     path = file if base == "int8" else models.get(_MODEL)
-    graph = Graph(onnx.load(path))
-    edit(graph)
-    feed = tasks.feed(_MODEL)
-    with tempfile.TemporaryDirectory() as folder:
-        other = Path(folder) / "form.onnx"
-        onnx.save(graph.finished(), other)
-        first, second = (open_session(each).run(None, feed)[0] for each in (path, other))
-        timing = paired.race([path, other], [feed], rounds=rounds).timings()[1]
-    moved = float(np.abs(first - second).max() / np.abs(first).max())
+    moved, timing = beside(path, edit, _MODEL, rounds)
     figures = {"speedup": timing.speedup, "low": timing.low, "high": timing.high}
     return {"form": name, "of": f"{_MODEL}, {base}", "moved": moved, **figures}
 
