@@ -10,6 +10,7 @@ import pytest
 
 from onnxprune import optimize
 from onnxprune.errors import OptionError
+from tests.attentions import one_by_one
 from tests.building import Net
 
 WIDTH, HEADS, SIZE = 24, 3, 8
@@ -44,21 +45,8 @@ def test_units_that_lie_across_each_other_go_in_one_pass(score: str, tmp_path: P
     assert np.isfinite(result.fidelity.score)
 
 
-def one_by_one() -> Net:
-    """An attention whose heads are modules of their own."""
-    net = Net(seed=7)
-    x = net.input("x", ["b", "s", WIDTH])
-    contexts = []
-    for _ in range(HEADS):
-        q, k, v = (net.linear(x, WIDTH, SIZE) for _ in range(3))
-        shares = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
-        contexts.append(net.op("MatMul", shares, v))
-    net.output(net.linear(net.op("Concat", *contexts, axis=-1), HEADS * SIZE, WIDTH))
-    return net
-
-
 def test_what_a_head_of_its_own_takes_along_is_told(tmp_path: Path) -> None:
-    path, data = saved(one_by_one(), tmp_path)
+    path, data = saved(one_by_one(WIDTH, (SIZE,) * HEADS), tmp_path)
     result = optimize(path, data=data, output=tmp_path / "o.onnx", passes=["remove-heads:keep=2"])
     changes = [change for one in result.to_json()["passes"] for change in one["changes"]]
     told = {change["what"].partition(":")[0]: change for change in changes}
@@ -69,7 +57,7 @@ def test_what_a_head_of_its_own_takes_along_is_told(tmp_path: Path) -> None:
 
 
 def test_weights_keep_their_numbers_when_others_go_with_a_head(tmp_path: Path) -> None:
-    path, data = saved(one_by_one(), tmp_path)
+    path, data = saved(one_by_one(WIDTH, (SIZE,) * HEADS), tmp_path)
     passes = ["remove-heads:units=heads.0/1", "sparse-int8:sites=linear.4+linear.9"]
     result = optimize(path, data=data, output=tmp_path / "o.onnx", passes=passes)
     # Of the linears 0 to 9 the middle head had 3 to 5: linear 4 is no more, and linear 9 is still the last.

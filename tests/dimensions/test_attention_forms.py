@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from onnxprune.cut import remove_units
+from tests.attentions import one_by_one
 from tests.building import Net
 from tests.equality import BOUND, compare
 
 WIDTH, HEADS, SIZE = 24, 3, 8
+EVEN = (SIZE,) * HEADS
 
 
 def put_apart(net: Net, x: str) -> str:
@@ -38,25 +40,9 @@ def sigmoid_attention_by_einsum() -> Net:
     return net
 
 
-def one_by_one(*, sizes: tuple[int, ...] = (SIZE,) * HEADS, einsum: bool = False) -> Net:
-    net = Net(seed=7)
-    x = net.input("x", ["b", "s", WIDTH])
-    contexts = []
-    for size in sizes:
-        q, k, v = (net.linear(x, WIDTH, size) for _ in range(3))
-        if einsum:
-            shares = net.op("Softmax", net.op("Einsum", q, k, equation="bqk,bsk->bqs"), axis=-1)
-            contexts.append(net.op("Einsum", shares, v, equation="bqs,bsk->bqk"))
-        else:
-            shares = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[0, 2, 1])), axis=-1)
-            contexts.append(net.op("MatMul", shares, v))
-    net.output(net.linear(net.op("Concat", *contexts, axis=-1), sum(sizes), WIDTH))
-    return net
-
-
 @pytest.mark.parametrize(
     "net",
-    [linear_attention(), sigmoid_attention_by_einsum(), one_by_one(), one_by_one(einsum=True)],
+    [linear_attention(), sigmoid_attention_by_einsum(), one_by_one(WIDTH, EVEN), one_by_one(WIDTH, EVEN, einsum=True)],
     ids=["linear", "sigmoid", "one by one", "one by one, Einsum"],
 )
 @pytest.mark.parametrize("gone", [(0,), (1, 2)])
@@ -70,7 +56,7 @@ def test_heads_are_found_and_cut_exactly(net: Net, gone: tuple[int, ...]) -> Non
 
 
 def test_a_head_of_its_own_takes_its_projections_along() -> None:
-    net = one_by_one()
+    net = one_by_one(WIDTH, EVEN)
     held = net.traced()
     (heads,) = [each for each in held.dimensions.prunable if each.kind == "heads"]
     graph = held.model.copy().graph
@@ -81,7 +67,7 @@ def test_a_head_of_its_own_takes_its_projections_along() -> None:
 
 
 def test_attentions_of_different_widths_are_no_heads_of_one() -> None:
-    net = one_by_one(sizes=(8, 6, 4))
+    net = one_by_one(WIDTH, (8, 6, 4))
     held = net.traced()
     assert {each.kind for each in held.dimensions.prunable} == {"neurons", "widths"}
     error, moved = compare(held, {each.index: (0,) for each in held.dimensions.prunable}, net.checks())
