@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -165,6 +165,7 @@ def test_a_cluster_without_the_tag_is_refused(tmp_path: Path, cluster: Any) -> N
     )
 
 
+@pytest.mark.parametrize("command", ["sweep", "optimize"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -185,20 +186,23 @@ def test_a_cluster_without_the_tag_is_refused(tmp_path: Path, cluster: Any) -> N
     ],
 )
 def test_a_cluster_that_cannot_be_is_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str, command: str
 ) -> None:
     monkeypatch.setattr(joining, "_ANSWER_S", 0.5)
     path, data = prepared(tmp_path, 8)
-    result = CliRunner().invoke(main, ["sweep", str(path), "--data", data, *options])
+    result = CliRunner().invoke(main, [command, str(path), "--data", data, *options])
     assert (result.exit_code, result.stderr) == (2, f"onnxprune: {message}\n")
     assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "data.npz"}
 
 
-def test_without_dask_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("job", [sweep, optimize])
+def test_without_dask_one_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: Callable[..., object]
+) -> None:
     path, data = prepared(tmp_path, 8)
     monkeypatch.setattr(joining, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError) as caught:
-        sweep(path, data=data, scheduler="local")
+        job(path, data=data, scheduler="local")
     assert str(caught.value) == "--scheduler needs dask.distributed. Install it: pip install 'onnxprune[cluster]'."
 
 
@@ -295,34 +299,6 @@ def test_whoever_keeps_a_clock_solves_nothing(tmp_path: Path, cluster: Any) -> N
     with joining.helped(path, cluster.scheduler_address, None, tmp_path / "o.onnx") as helpers:
         assert len(helpers.addresses) == 1
         assert len(helpers.client.scheduler_info(n_workers=-1)["workers"]) == 2
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--workers", "2"], "--workers is how many processes --scheduler local begins. Give that, too."),
-        (
-            ["--scheduler", "nothing"],
-            "--scheduler nothing: no scheduler answers there. Start one with dask scheduler, or say local.",
-        ),
-    ],
-)
-def test_layers_that_no_cluster_can_solve_are_refused_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], message: str
-) -> None:
-    monkeypatch.setattr(joining, "_ANSWER_S", 0.5)
-    path, data = prepared(tmp_path, 8)
-    result = CliRunner().invoke(main, ["optimize", str(path), "--data", data, *options])
-    assert (result.exit_code, result.stderr) == (2, f"onnxprune: {message}\n")
-    assert {one.name for one in tmp_path.iterdir()} == {"model.onnx", "data.npz"}
-
-
-def test_optimize_without_dask_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, data = prepared(tmp_path, 8)
-    monkeypatch.setattr(joining, "find_spec", lambda _: None)
-    with pytest.raises(MissingDependencyError) as caught:
-        optimize(path, data=data, scheduler="local")
-    assert str(caught.value) == "--scheduler needs dask.distributed. Install it: pip install 'onnxprune[cluster]'."
 
 
 @pytest.mark.parametrize(
