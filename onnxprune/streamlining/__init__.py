@@ -8,6 +8,7 @@ from onnxprune.streamlining.attention import FUSED_ATTENTION
 from onnxprune.streamlining.clips import CLIPS
 from onnxprune.streamlining.duplicates import DUPLICATES
 from onnxprune.streamlining.gains import GAINS
+from onnxprune.streamlining.gemms import GEMMS
 from onnxprune.streamlining.guards import NAN_GUARDS
 from onnxprune.streamlining.movement import MOVEMENT
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
@@ -26,6 +27,7 @@ REWRITES: tuple[Rewrite, ...] = (
     GAINS,
     TABLES,
     CLIPS,
+    GEMMS,
     MOVEMENT,
     FIXED_STEPS,
 )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+import onnx
 
 from onnxprune.inference import drop_shapes, refresh_shapes
-from onnxprune.model import Model, raise_opset
+from onnxprune.model import Model, raise_opset, to_bytes
 from onnxprune.protocol import Context
 from onnxprune.runtime import observe_shapes, open_session
 from onnxprune.streamlining import BY_NAME, Done
@@ -46,6 +47,7 @@ def moved_by(net: Net, name: str, *, tolerance: float = 1e-5) -> tuple[Done, Cou
     """Carry a rewrite out, hold that no output moves, at either level and other sizes; what is left, by operator."""
     model = net.model()
     result, done = rewritten(net, model, name)
+    onnx.checker.check_model(to_bytes(result), full_check=True)
     for level in ("none", "default"):
         before, after = open_session(model, level=level), open_session(result, level=level)
         for feeds in net.checks():

@@ -300,6 +300,23 @@ def clips(data: st.DataObject) -> Net:
     return shown(net, data, [kept], net.op("Concat", *outs, axis=0))
 
 
+def gemms(data: st.DataObject) -> Net:
+    """Linears with biases of many shapes, one behind the other, their sums now and then read twice."""
+    net = Net(opset=data.draw(OPSETS))
+    lead = data.draw(st.sampled_from([("b",), ("b", "s"), ("b", 3), ("b", "s", 2), (2, 3)]))
+    x, kind = halved(net, data, bent(net, data, net.input("x", (*lead, 8))))
+    held: list[str] = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        product = net.op("MatMul", x, net.constant(net.numbers.standard_normal((8, 8)).astype(kind)))
+        shape = data.draw(st.sampled_from([(8,), (8,), (1, 8), (1, 1, 8), (1,), (1, 1, 1, 1, 8)]))
+        bias = net.constant(net.numbers.standard_normal(shape).astype(kind))
+        held += [product, net.op("Add", *data.draw(st.permutations([product, bias])))]
+        x = bent(net, data, held[-1], 1)
+        if kind is np.float32 and len(shape) < 5 and data.draw(st.booleans()):
+            x = net.op("Add", x, held[-1])
+    return shown(net, data, held, net.op("Cast", x, to=TensorProto.FLOAT))
+
+
 def movement(data: st.DataObject) -> Net:
     """Views and permutations in a row, with entry-wise operators among them."""
     net = Net(opset=data.draw(OPSETS))

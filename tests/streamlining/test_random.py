@@ -41,6 +41,7 @@ CASES = {
     "gains": Case(sketches.gains, 0.3, moved=4e-3),
     "tables": Case(sketches.tables, 0.3),
     "clips": Case(sketches.clips, 0.2, moved=0, examples=20),
+    "gemms": Case(sketches.gemms, 0.4, moved=4e-3, examples=20),
     "movement": Case(sketches.movement, 0.3, moved=0, examples=20),
 }
 
