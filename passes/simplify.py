@@ -16,7 +16,7 @@ from onnxprune.inference import drop_shapes, refresh_shapes
 from onnxprune.model import Model
 from onnxprune.plan import Change, Edit
 from onnxprune.protocol import Context, Proposal
-from onnxprune.rewrite import substitute
+from onnxprune.rewrite import onnx_type, substitute
 from onnxprune.sites import GRAPH, Site
 from onnxprune.weights import seen_through
 
@@ -176,6 +176,9 @@ def does_nothing(node: gs.Node) -> bool:
     if node.op == "Dropout":
         training = node.inputs[2] if len(node.inputs) > 2 else None
         return training is None or not training.name or (isinstance(training, gs.Constant) and not training.values)
+    if node.op == "Cast":
+        kind = node.inputs[0].dtype
+        return kind is not None and kind.kind in "biuf" and onnx_type(kind) == node.attrs.get("to")
     if node.op == "Transpose":
         order = list(node.attrs.get("perm", ()))
         return bool(order) and order == sorted(order)

@@ -141,15 +141,16 @@ class Streamline:
             model, done = _carried_out(model, rewrite, Wish(edit.args, edit.tensors))
             if not done.places:
                 continue
-            (params, size), (params_after, size_after) = before, storage(model.graph)
+            # What it added or freed: a rewrite has the whole graph for its site.
+            params, size = (now - then for then, now in zip(before, storage(model.graph), strict=True))
             changes.append(
                 Change(
                     site=edit.site,
                     what=rewrite.told(done),
-                    params_before=params,
-                    params_after=params_after,
-                    bytes_before=size,
-                    bytes_after=size_after,
+                    params_before=max(-params, 0),
+                    params_after=max(params, 0),
+                    bytes_before=max(-size, 0),
+                    bytes_after=max(size, 0),
                 )
             )
         return model, tuple(changes)

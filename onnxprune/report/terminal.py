@@ -146,14 +146,14 @@ def _pass_lines(reports: Sequence[Report]) -> Iterable[Text]:
 
 
 def _pass_line(report: Report) -> Text:
-    before = sum(change.bytes_before for change in report.changes)
-    after = sum(change.bytes_after for change in report.changes)
+    before = megabytes(sum(change.bytes_before for change in report.changes))
+    after = megabytes(sum(change.bytes_after for change in report.changes))
     words: dict[str, int] = defaultdict(int)
     for change in report.changes:
         words[change.what.partition(":")[0]] += 1
     counted = [what if count == 1 else f"{count} x {what}" for what, count in words.items()]
     done = ", ".join(counted)
-    sizes = f" ({megabytes(before)} of weights became {megabytes(after)})" if before != after else ""
+    sizes = f" ({before} of weights became {after})" if before != after else ""
     return marked("[bold]{}[/]: {}{}", report.pass_spec, done, sizes)
 
 

@@ -11,8 +11,11 @@ from onnxprune.streamlining.gains import GAINS
 from onnxprune.streamlining.gemms import GEMMS
 from onnxprune.streamlining.guards import NAN_GUARDS
 from onnxprune.streamlining.movement import MOVEMENT
+from onnxprune.streamlining.positions import POSITIONS
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
 from onnxprune.streamlining.scales import SCALES
+from onnxprune.streamlining.sizes import SIZES
+from onnxprune.streamlining.spreads import SPREADS
 from onnxprune.streamlining.steps import FIXED_STEPS
 from onnxprune.streamlining.tables import TABLES
 from onnxprune.streamlining.targets import SHAPES
@@ -20,7 +23,10 @@ from onnxprune.streamlining.targets import SHAPES
 # In the order in which they are carried out: what one leaves, the next may find.
 REWRITES: tuple[Rewrite, ...] = (
     SHAPES,
+    SIZES,
     DUPLICATES,
+    POSITIONS,
+    SPREADS,
     FUSED_ATTENTION,
     NAN_GUARDS,
     SCALES,

@@ -1,7 +1,7 @@
 """Linears with a bias as Gemm over rows: the runtime adds the bias where it multiplies, and packs the weight.
 
-Exporters write MatMul and Add where a linear's input has axes besides rows and columns. onnxruntime joins them by itself
-only where all sizes are known.
+Exporters write MatMul and Add where a linear's input has axes besides rows and columns. onnxruntime joins them by
+itself only where it knows all sizes.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto
 
 from onnxprune.graph import constants, storage
 from onnxprune.model import Model, load, save
@@ -52,6 +53,18 @@ def test_identities_dropouts_and_idle_transposes_go(tmp_path: Path) -> None:
     )
     # The last one names the output.
     assert ops(simplified(proto, tmp_path)) == ["Relu", "Identity"]
+
+
+def test_a_cast_to_the_same_type_goes_and_others_stay(tmp_path: Path) -> None:
+    proto = through(
+        node("Cast", ["x"], ["a"], to=TensorProto.FLOAT),
+        node("Softmax", ["a"], ["b"]),
+        node("Cast", ["b"], ["c"], to=TensorProto.FLOAT),
+        node("Cast", ["c"], ["d"], to=TensorProto.FLOAT16),
+        node("Cast", ["d"], ["e"], to=TensorProto.FLOAT),
+        node("Relu", ["e"], ["y"]),
+    )
+    assert ops(simplified(proto, tmp_path)) == ["Softmax", "Cast", "Cast", "Relu"]
 
 
 def test_a_dropout_whose_mask_is_read_stays(tmp_path: Path) -> None:

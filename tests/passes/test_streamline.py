@@ -102,7 +102,7 @@ def test_an_unknown_rewrite_is_refused_by_name() -> None:
         Streamline(rewrites=("magic",))
     assert str(caught.value) == (
         "streamline: rewrites must be all, or some of clips, duplicates, fixed-steps, fused-attention, gains, "
-        "movement, nan-guards, scales, shapes, tables, got 'magic'."
+        "gemms, movement, nan-guards, positions, scales, shapes, sizes, spreads, tables, got 'magic'."
     )
 
 

@@ -92,6 +92,35 @@ def _size(net: Net, data: st.DataObject, shape: str, axis: int) -> str:
     return str(net.op("Slice", shape, net.constant([axis]), net.constant([axis + 1])))
 
 
+def sizes(data: st.DataObject) -> Net:
+    """Layers that ask their own tensors how long they are, some of which are shorter than the input."""
+    net = Net(opset=data.draw(OPSETS))
+    x = bent(net, data, net.input("x", ("b", "s", 6)))
+    other = net.input("y", ("b", data.draw(st.sampled_from(["s", "t"])), 6))
+    held: list[str] = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        way = one_of(data, "view", "view", "zeros", "shorter", "other")
+        asked = net.op("Shape", other if way == "other" else x)
+        axes = data.draw(st.sampled_from([(0, 1), (1, 0)]))
+        first, second = (_size(net, data, asked, axis) for axis in axes)
+        if way == "view":
+            turned = x if axes == (0, 1) else net.op("Transpose", x, perm=[1, 0, 2])
+            x = net.op("Reshape", turned, net.op("Concat", first, second, net.constant([2, 3]), axis=0))
+            x = net.op("Reshape", x, net.op("Concat", first, second, net.constant([6]), axis=0))
+            x = x if axes == (0, 1) else net.op("Transpose", x, perm=[1, 0, 2])
+        elif way == "shorter":
+            # One entry fewer, but for a sequence of one.
+            last = net.op("Max", net.op("Sub", _size(net, data, asked, 1), net.constant([1])), net.constant([1]))
+            x = net.op("Slice", x, net.constant([0]), last, net.constant([1]))
+        else:
+            width = _size(net, data, asked, 2)
+            zeros = net.op("ConstantOfShape", net.op("Concat", first, second, width, axis=0))
+            held.append(net.op("ReduceSum", zeros, keepdims=0))
+            x = net.op("Add", x, net.op("ReduceMax", net.op("Cast", first, to=TensorProto.FLOAT), keepdims=0))
+        held.append(x)
+    return shown(net, data, held, bent(net, data, x))
+
+
 def duplicates(data: st.DataObject) -> Net:
     """Operators on few operands, so that some come twice."""
     net = Net(opset=data.draw(OPSETS))
@@ -109,6 +138,71 @@ def duplicates(data: st.DataObject) -> Net:
         made.append(name)
         held.append(name)
     return shown(net, data, made, net.op("Concat", *made, axis=0))
+
+
+def _counted(net: Net, data: st.DataObject, of: str, axis: int) -> str:
+    """0, 1, 2 and on, as long as an axis of a tensor; now and then not quite."""
+    size = net.op("Gather", net.op("Shape", of), net.constant(np.int64(axis)))
+    if chance(data, 8):
+        # As many, backwards.
+        last, step = net.op("Sub", size, net.constant(np.int64(1))), net.constant(np.int64(-1))
+        return str(net.op("Range", last, net.constant(np.int64(-1)), step))
+    counted = net.op("Range", net.constant(np.int64(0)), size, net.constant(np.int64(1)))
+    if chance(data, 8):
+        counted = net.op("Min", counted, net.constant(np.int64(data.draw(st.sampled_from([1, 2])))))
+    return str(counted)
+
+
+def positions(data: st.DataObject) -> Net:
+    """Entries of a mask picked by sample and key, in the flat or by both numbers."""
+    net = Net(opset=data.draw(OPSETS))
+    mask = bent(net, data, net.input("m", ("b", "s")), 1)
+    swapped = chance(data, 5)
+    sample = net.reshape(_counted(net, data, mask, 0), *((1, 1, 1, -1) if swapped else (-1, 1, 1, 1)))
+    key = net.reshape(_counted(net, data, mask, 1), *((-1, 1, 1, 1) if swapped else (1, 1, 1, -1)))
+    if data.draw(st.booleans()):
+        length = net.op(
+            "Gather", net.op("Shape", mask), net.constant(np.int64(data.draw(st.sampled_from([1, 1, 1, 0]))))
+        )
+        flat = net.op("Flatten", mask, axis=0) if data.draw(st.booleans()) else net.reshape(mask, 1, -1)
+        where = net.op("Add", key, net.op("Mul", *data.draw(st.permutations([sample, length]))))
+        # The product with the wrong length may lie behind the end.
+        last = net.op("Sub", net.op("Size", mask), net.constant(np.int64(1)))
+        where = net.op("Min", where, last) if chance(data, 4) else net.op("Identity", where)
+        picked = net.op("Gather", flat, where, axis=1)
+    else:
+        whole = net.op("Shape", net.op("Max", sample, key))
+        parts = [net.op("Unsqueeze", net.op("Expand", part, whole), net.constant([4])) for part in (sample, key)]
+        picked = net.op("GatherND", mask, net.op("Concat", *parts, axis=data.draw(st.sampled_from([-1, 4]))))
+    return shown(net, data, [], bent(net, data, picked))
+
+
+def spreads(data: st.DataObject) -> Net:
+    """A mask of keys that is spread over queries before it meets scores, or nobody's."""
+    net = Net(opset=data.draw(OPSETS))
+    mask = net.op("Cast", net.input("m", ("b", 1, 1, "s"), TensorProto.INT64), to=TensorProto.BOOL)
+    scores = net.input("x", ("b", 2, "s", "s"))
+    held: list[str] = []
+    query = net.reshape(_counted(net, data, scores, 2), 1, 1, -1, 1)
+    for _ in range(data.draw(st.integers(1, 2))):
+        way = one_of(data, "condition", "condition", "expand", "shape")
+        if way == "condition":
+            least = net.constant(np.int64(data.draw(st.sampled_from([0, 0, 0, 1, -1]))))
+            fine = net.op(one_of(data, "GreaterOrEqual", "GreaterOrEqual", "Greater"), query, least)
+            if data.draw(st.booleans()):
+                fine = net.op("LessOrEqual", least, query)
+            mask = net.op("And", *data.draw(st.permutations([mask, net.op("And", net.constant(np.array(True)), fine)])))
+        elif way == "expand":
+            sizes = [_size(net, data, net.op("Shape", scores), axis) for axis in (0, 2, 3)]
+            mask = net.op("Expand", mask, net.op("Concat", sizes[0], net.constant([1]), *sizes[1:], axis=0))
+        else:
+            mask = net.op("Expand", mask, net.op("Shape", mask))
+        held.append(mask)
+    filled = net.op("Where", mask, number(net, data, 0.0), number(net, data, -5.0))
+    met = net.op("Add", scores, filled) if not chance(data, 5) else net.op("Mul", filled, filled)
+    if chance(data, 6):
+        net.output(net.op("Size", filled))
+    return shown(net, data, [net.op("Cast", one, to=TensorProto.FLOAT) for one in held], bent(net, data, met))
 
 
 def attention(data: st.DataObject) -> Net:

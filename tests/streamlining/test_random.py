@@ -34,7 +34,10 @@ class Case:
 
 CASES = {
     "shapes": Case(sketches.shapes, 0.5, moved=0),
+    "sizes": Case(sketches.sizes, 0.5, moved=1e-6, examples=25),
     "duplicates": Case(sketches.duplicates, 0.4, moved=0),
+    "positions": Case(sketches.positions, 0.3, moved=0, examples=30),
+    "spreads": Case(sketches.spreads, 0.3, moved=0, examples=30),
     "fused-attention": Case(sketches.attention, 0.4, examples=25),
     "nan-guards": Case(sketches.guards, 0.4),
     "scales": Case(sketches.scales, 0.2, moved=4e-3, examples=20),
