@@ -65,6 +65,9 @@ class _Readers:
             if id(node.outputs[0]) in self._kept:
                 continue
             lost = {axis: whole[axis] for axis in _lost(own, whole)}
+            # Runtimes go row by row: one number for a row is slower than a row.
+            if -1 in lost:
+                continue
             narrower: dict[str, set[int]] = {}
             if self._spread_later(node.outputs[0], lost, narrower):
                 self.gone[node.outputs[0].name] = slot

@@ -85,22 +85,30 @@ def test_what_is_asked_for_its_shape_stays(spread: Way) -> None:
     assert moved_by(masked(spread, shape_read=True), "spreads", tolerance=0)[0].places == 0
 
 
-def test_two_that_spread_each_other_need_neither() -> None:
-    """Rows [b, 1, 4] and columns [b, s, 1]: the sum of both has all axes."""
+def summed(*axes: int) -> Net:
+    """The sum of what is largest along each of some axes of [b, s, t], spread over all of them."""
     net = Net()
-    x = net.input("x", ("b", "s", 4))
-    rows, columns = (net.op("ReduceMax", x, net.constant([axis]), keepdims=1) for axis in (1, 2))
+    x = net.input("x", ("b", "s", "t"))
     whole = net.op("Shape", x)
-    net.output(net.op("Add", net.op("Expand", rows, whole), net.op("Expand", columns, whole)))
-    assert moved_by(net, "spreads", tolerance=0)[0].places == 2
+    parts = [net.op("ReduceMax", x, net.constant([axis]), keepdims=1) for axis in axes]
+    first, second = (net.op("Expand", part, whole) for part in parts)
+    net.output(net.op("Add", first, second))
+    return net
+
+
+def test_two_that_spread_each_other_need_neither() -> None:
+    """[1, s, t] and [b, 1, t]: the sum of both has all axes."""
+    assert moved_by(summed(0, 1), "spreads", tolerance=0)[0].places == 2
 
 
 def test_one_of_two_that_are_spread_alike_stays() -> None:
-    net = Net()
-    x = net.input("x", ("b", "s", 4))
-    rows, whole = net.op("ReduceMax", x, net.constant([1]), keepdims=1), net.op("Shape", x)
-    net.output(net.op("Mul", net.op("Expand", rows, whole), net.op("Expand", rows, whole)))
-    done, left = moved_by(net, "spreads", tolerance=0)
+    done, left = moved_by(summed(1, 1), "spreads", tolerance=0)
+    assert (done.places, left["Expand"]) == (1, 1)
+
+
+def test_rows_of_one_number_stay_spread() -> None:
+    """[b, s, 1] meets [b, s, t] faster as rows."""
+    done, left = moved_by(summed(2, 1), "spreads", tolerance=0)
     assert (done.places, left["Expand"]) == (1, 1)
 
 
