@@ -22,14 +22,19 @@ Array = np.ndarray[Any, Any]
 def _carry_out(model: Model, _: Wish) -> Done:
     make = Rewriter(model.graph)
     outputs = {id(tensor) for tensor in model.graph.outputs}
-    places = 0
+    places, kept = 0, []
     for node in list(model.graph.nodes):
         found = _linear(node, model.overridable, outputs)
-        if found is not None:
-            _rewrite(make, node, *found)
-            places += 1
+        if found is None:
+            continue
+        if any(reader.op == "Attention" and not reader.domain for reader in node.outputs[0].outputs):
+            # onnx takes it for a number there where its shape is computed, and refuses what follows.
+            kept.append((node.outputs[0].name, "a linear stays MatMul and Add: Attention has to be told its shape"))
+            continue
+        _rewrite(make, node, *found)
+        places += 1
     make.finish()
-    return Done(places)
+    return Done(places, tuple(kept))
 
 
 def _linear(add: gs.Node, overridable: frozenset[str], outputs: set[int]) -> tuple[gs.Node, gs.Constant] | None:
