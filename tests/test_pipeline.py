@@ -325,7 +325,7 @@ def test_a_floor_that_no_integers_reach_gives_them_up(tmp_path: Path) -> None:
     result = job(graphs.feed_forward(), tmp_path, fidelity=1.0)
     assert result.fidelity.score == 1
     assert result.goal.met
-    (integers,) = [report for report in result.reports if report.pass_spec == "sparse-int8"]
+    integers = next(report for report in result.reports if report.pass_spec.startswith("sparse-int8"))
     assert {skip.site for skip in integers.reverted} == {"linear.0", "linear.1"}
 
 

@@ -73,7 +73,7 @@ def test_a_second_factor_that_is_computed_stays() -> None:
 
 
 def test_what_attention_in_one_operator_reads_stays() -> None:
-    """onnx's full check wants to know how many axes that has; what reads its output may be a MatMul, too."""
+    """The full check wants to know how many axes that has; what reads its output may be a MatMul, too."""
     net, width, heads = Net(opset=17), 8, 2
     x = net.op("Relu", net.input("x", ("b", "s", width)))
     q, k, v = (net.reshape(net.linear(x, width, width), 0, 0, heads, width // heads) for _ in range(3))
