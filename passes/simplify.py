@@ -10,7 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from onnxprune.calibration import Needs
-from onnxprune.folding import fold_arithmetic, lower_products
+from onnxprune.folding import drop_zero_states, fold_arithmetic, lower_products
 from onnxprune.graph import constants, numbers, storage, walk
 from onnxprune.inference import drop_shapes, refresh_shapes
 from onnxprune.model import Model
@@ -43,9 +43,9 @@ _FREE_VIEWS = {"Transpose", "Reshape", "Squeeze", "Unsqueeze"}
 
 @dataclass(frozen=True, kw_only=True)
 class Simplify:
-    """Fold constants, and arithmetic around convolutions into their weights; Einsum becomes MatMul; idle nodes go.
+    """Fold constants, and arithmetic around convolutions into weights; Einsum becomes MatMul; what is idle goes.
 
-    Outputs do not change but for float rounding.
+    States of zeros that a recurrent operator begins with are idle, too. Outputs do not change but for float rounding.
 
     Attributes:
         limit: bytes up to which a folded result may be larger than what it was computed from.
@@ -95,6 +95,7 @@ def _folded(model: Model, limit: int) -> Model:
     _fold_views(graph, overridable)
     _drop_identities(graph)
     lower_products(graph, overridable)
+    drop_zero_states(graph, overridable)
     fold_arithmetic(graph, overridable)
     graph.cleanup(remove_unused_graph_inputs=False)
     drop_shapes(graph)

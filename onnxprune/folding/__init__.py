@@ -8,8 +8,9 @@ from onnxprune.folding.affine import fold_backward, fold_forward
 from onnxprune.folding.gates import fold_gates
 from onnxprune.folding.pads import fold_pads
 from onnxprune.folding.products import lower_products
+from onnxprune.folding.states import drop_zero_states
 
-__all__ = ["fold_arithmetic", "lower_products"]
+__all__ = ["drop_zero_states", "fold_arithmetic", "lower_products"]
 
 
 def fold_arithmetic(graph: gs.Graph, overridable: frozenset[str] = frozenset()) -> int:
