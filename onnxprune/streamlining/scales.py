@@ -121,7 +121,8 @@ class _Absorbed:
         if held.dtype.kind != "f":
             return None
         with np.errstate(over="ignore"):
-            scaled = (held.astype(np.float64) * factor).astype(held.dtype)
+            # Of a single number numpy makes a scalar, which is no array.
+            scaled = np.asarray(held.astype(np.float64) * factor).astype(held.dtype)
         # No entry may leave the type's range, above or below.
         if not np.isfinite(scaled).all() or ((scaled == 0) != (held == 0)).any():
             return None

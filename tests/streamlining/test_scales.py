@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.graph import constants
 from onnxprune.passes import SparseInt8
 from onnxprune.protocol import Context
 from onnxprune.sites import find_sites
@@ -50,6 +51,16 @@ def test_a_weight_that_is_stored_in_integers_is_scaled_by_its_step() -> None:
     result, done = rewritten(net, small, "scales")
     assert done.places == 2
     assert sum(node.op == "Mul" for node in result.graph.nodes) == products - 2
+
+
+def test_a_number_that_is_scaled_stays_an_array() -> None:
+    """Two numbers behind what has no weights: the first takes the second."""
+    net = Net()
+    root = net.op("Mul", net.op("Sin", net.input("x", ("b", "s", 4))), net.constant(np.float32(0.5)))
+    net.output(net.op("Tanh", net.op("Mul", root, net.constant(np.float32(0.25)))))
+    result, done = rewritten(net, net.model(), "scales")
+    assert done.places == 1
+    assert [tensor.values.shape for tensor in constants(result.copy().graph)] == [()]
 
 
 def test_weights_that_others_read_are_not_scaled() -> None:
