@@ -18,6 +18,13 @@ from onnxprune.streamlining.grids import Grids, Size
 from onnxprune.streamlining.observed import settled_shapes
 from onnxprune.streamlining.rewrite import Done, Rewrite, Wish
 
+# Operators between a size and a condition.
+_RECKONED = {
+    "Add", "And", "Cast", "Concat", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",
+    "LessOrEqual", "Max", "Min", "Mod", "Mul", "Not", "Or", "ReduceAll", "ReduceMax", "ReduceMin", "ReduceProd",
+    "ReduceSum", "Reshape", "Slice", "Squeeze", "Sub", "Unsqueeze", "Where", "Xor",
+}  # fmt: skip
+
 
 def _wish(model: Model, context: Context) -> Wish | None:
     shapes = settled_shapes(model, context.shapes)
@@ -34,7 +41,7 @@ def _wish(model: Model, context: Context) -> Wish | None:
         name, size = node.outputs[0].name, sizes[axis]
         if size in first and first[size] != (tensor.name, axis):
             inputs[name] = first[size]
-        elif len(set(size)) == 1 < len(size):
+        elif len(set(size)) == 1 < len(size) and not _decides(node.outputs[0]):
             numbers[name] = size[0]
     return Wish({"inputs": inputs, "numbers": numbers}) if inputs or numbers else None
 
@@ -47,6 +54,22 @@ def _first(graph: gs.Graph, grids: Grids) -> dict[Size, tuple[str, int]]:
             if len(set(size)) > 1:
                 found.setdefault(size, (tensor.name, axis))
     return found
+
+
+def _decides(tensor: gs.Tensor) -> bool:
+    """Whether which branch of an If runs is reckoned from a number.
+
+    onnxruntime puts the branch of a constant condition in place of the If, and at times ends the process over it.
+    """
+    queue, seen = [tensor], set[int]()
+    while queue:
+        for node in queue.pop().outputs:
+            if any(isinstance(value, gs.Graph) for value in node.attrs.values()):
+                return True
+            if id(node) not in seen and node.op in _RECKONED:
+                seen.add(id(node))
+                queue += node.outputs
+    return False
 
 
 def _carry_out(model: Model, wish: Wish) -> Done:

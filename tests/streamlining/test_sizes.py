@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from tests.building import Net
 from tests.streamlining.rewriting import moved_by
@@ -51,6 +51,24 @@ def test_a_width_is_a_number() -> None:
     net.output(net.op("Mul", x, net.op("Cast", width, to=TensorProto.FLOAT)))
     done, left = moved_by(net, "sizes", tolerance=0)
     assert (done.places, left["Shape"]) == (1, 0)
+
+
+def test_a_size_that_a_branch_hangs_on_stays() -> None:
+    """The runtime would put the branch in place of the If, and ended the process over it (1.31, QDQ around it)."""
+    net = Net()
+    x = net.op("Relu", net.input("x", ("b", 3)))
+    is_three = net.op(
+        "Equal", net.op("Gather", net.op("Shape", x), net.constant(np.int64(1))), net.constant(np.int64(3))
+    )
+    bodies = [
+        helper.make_graph(
+            [helper.make_node(kind, [x], [f"{kind}.y"])], kind, [],
+            [helper.make_tensor_value_info(f"{kind}.y", TensorProto.FLOAT, ["b", 3])],
+        )
+        for kind in ("Sin", "Cos")
+    ]  # fmt: skip
+    net.output(net.op("If", is_three, then_branch=bodies[0], else_branch=bodies[1]))
+    assert moved_by(net, "sizes", tolerance=0)[0].places == 0
 
 
 @pytest.mark.parametrize("way", ["pooled", "cut", "found", "asked of the input"])
