@@ -22,6 +22,9 @@ _UNTOLD = {
     "Compress", "ConcatFromSequence", "If", "Loop", "NonMaxSuppression", "NonZero", "Scan", "SequenceAt", "StringSplit",
     "Unique",
 }  # fmt: skip
+# A size under a bound that no run reached is another beyond it.
+_LESSER = {"Clip", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min"}
+_WHOLE = 2**31 - 1
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
@@ -37,7 +40,7 @@ def settled_shapes(model: Model, shapes: Mapping[str, Runs] | None) -> dict[str,
     unsettled: set[int] = set()
     settled: dict[str, Runs] = {tensor.name: shapes[tensor.name] for tensor in model.graph.inputs}
     for node in model.graph.nodes:
-        if any(id(tensor) in unsettled for tensor in node.inputs) or not _told(node):
+        if any(id(tensor) in unsettled for tensor in node.inputs) or not _told(node) or _may_cut(node, shapes):
             unsettled |= {id(tensor) for tensor in node.outputs}
             continue
         settled |= {t.name: shapes[t.name] for t in node.outputs if t.name in shapes and _same_rank(shapes[t.name])}
@@ -69,7 +72,7 @@ def _viewed(shape: tuple[int, ...], target: Sequence[int]) -> tuple[int, ...]:
 
 
 def of_shapes(tensor: gs.Tensor) -> bool:
-    """Whether a tensor comes of shapes and constants alone, whatever the values of the inputs."""
+    """Whether a tensor comes of shapes and constants alone, whatever the values of the inputs; of no lesser of two."""
     queue, seen = [tensor], set[int]()
     while queue:
         one = queue.pop()
@@ -77,11 +80,39 @@ def of_shapes(tensor: gs.Tensor) -> bool:
             continue
         seen.add(id(one))
         node = producer(one)
-        if node is None or node.domain or node.op in _RANDOM or node.op in _UNTOLD:
+        if node is None or node.domain or node.op in _RANDOM or node.op in _UNTOLD or node.op in _LESSER:
             return False
         if node.op not in {"Shape", "Size"}:
             queue += node.inputs
     return True
+
+
+def _may_cut(node: gs.Node, shapes: Mapping[str, Runs]) -> bool:
+    """Whether a Slice up to a fixed place cut nothing in any run, as it may of what is longer."""
+    if node.op != "Slice" or node.domain:
+        return False
+    before, after = (shapes.get(tensor.name, ()) for tensor in (node.inputs[0], node.outputs[0]))
+    starts, ends, axes = (_listed(node, slot, name) for slot, name in ((1, "starts"), (2, "ends"), (3, "axes")))
+    for at in range(max(len(starts), len(ends))):
+        start, end = (some[at] if at < len(some) else None for some in (starts, ends))
+        if not (end is not None and 0 < end < _WHOLE) and not (start is not None and start < 0):
+            continue
+        axis = axes[at] if at < len(axes) else at
+        # What is computed may be any.
+        for one in range(len(before[0]) if before else 0) if axis is None else (axis,):
+            free = len({shape[one] for shape in before}) > 1
+            if free and all(a[one] == b[one] for a, b in zip(before, after, strict=True)):
+                return True
+    return False
+
+
+def _listed(node: gs.Node, slot: int, name: str) -> list[int | None]:
+    """The numbers of an operand, or of the attribute of old; None for one that is computed, nothing without any."""
+    if slot >= len(node.inputs) or not node.inputs[slot].name:
+        return list(node.attrs.get(name, ()))
+    if isinstance(node.inputs[slot], gs.Constant):
+        return [int(number) for number in numbers(node.inputs[slot]).reshape(-1)]
+    return [None]
 
 
 def _varied(tensor: gs.Tensor, runs: Runs | None) -> bool:
