@@ -47,10 +47,13 @@ def old(net: Net, x: str) -> str:
     return str(net.op("Slice", x, starts=[0], ends=[MOST], axes=[1]))
 
 
-CUTS = {
-    "up to a place": sliced(0, MOST), "from a place before the end": sliced(-MOST, 2**63 - 1),
-    "up to the lesser of two": up_to_the_lesser, "up to what is chosen": up_to_what_is_chosen, "numbered up to the lesser of two": numbered_up_to_the_lesser,
-}  # fmt: skip
+CUTS: dict[str, Cut] = {
+    "up to a place": sliced(0, MOST),
+    "from a place before the end": sliced(-MOST, 2**63 - 1),
+    "up to the lesser of two": up_to_the_lesser,
+    "up to what is chosen": up_to_what_is_chosen,
+    "numbered up to the lesser of two": numbered_up_to_the_lesser,
+}
 
 
 def cut(way: Cut, opset: int = 18) -> tuple[Net, str]:
