@@ -77,7 +77,7 @@ class Streamline:
         """Edits by their round and place in it, and what is left alone."""
         edits: dict[tuple[int, int], Edit] = {}
         skips: dict[str, list[Skip]] = {}
-        settled = False
+        settled, opened = False, None
         for number in range(_ROUNDS + 1):
             # What moves outputs comes last, on what the others have left.
             last, before = number == _ROUNDS, len(edits)
@@ -85,22 +85,24 @@ class Streamline:
                 wish = rewrite.wish(model, context) if self._wants(rewrite) and last == bool(rewrite.may_lose) else None
                 if wish is None:
                     continue
+                # What finds nothing leaves the copy as it was, for the next.
+                opened = opened or _opened(model)
                 try:
-                    rewritten, done = self._tried(model, rewrite, wish)
+                    rewritten, done = self._tried(model, opened, rewrite, wish)
                 except Declined as reason:
-                    skips[rewrite.name] = [Skip(site=GRAPH, why=f"{rewrite.name}: {reason}")]
+                    skips[rewrite.name], opened = [Skip(site=GRAPH, why=f"{rewrite.name}: {reason}")], None
                     continue
                 # What stays in one round may go in the next.
                 skips[rewrite.name] = [Skip(site=site, why=why) for site, why in done.kept]
                 if done.places:
-                    model = rewritten
+                    model, opened = rewritten, None
                     edits[number, REWRITES.index(rewrite)] = self._edit(rewrite, wish, 0 if last else number)
             settled = len(edits) == before
         return edits, [one for left in skips.values() for one in left]
 
-    def _tried(self, model: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:
+    def _tried(self, model: Model, opened: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:
         opset = model.graph.opset or 1
-        rewritten, done = _carried_out(model, rewrite, wish)
+        rewritten, done = _carried_out(model, opened, rewrite, wish)
         if self.portable and done.places and rewrite.opset > opset:
             raise Declined(f"its operators need opset {rewrite.opset}, the model has {opset}; option portable")
         if self.portable and done.places and rewrite.domain:
@@ -138,7 +140,7 @@ class Streamline:
             if edit.kind not in BY_NAME:
                 raise Declined(f"{edit.id}: no rewrite is named {edit.kind!r}")
             rewrite, before = BY_NAME[edit.kind], storage(model.graph)
-            model, done = _carried_out(model, rewrite, Wish(edit.args, edit.tensors))
+            model, done = _carried_out(model, _opened(model), rewrite, Wish(edit.args, edit.tensors))
             if not done.places:
                 continue
             # What it added or freed: a rewrite has the whole graph for its site.
@@ -156,12 +158,21 @@ class Streamline:
         return model, tuple(changes)
 
 
-def _carried_out(model: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:
+def _opened(model: Model) -> Model:
+    """A copy that knows its shapes."""
     copy = model.copy()
     refresh_shapes(copy)
-    done = rewrite.carry_out(copy, wish)
-    copy.graph.cleanup(remove_unused_graph_inputs=False)
-    drop_shapes(copy.graph)
-    if done.places and (model.graph.opset or 1) < rewrite.opset:
-        return _carried_out(raise_opset(model, rewrite.opset), rewrite, wish)
-    return copy, done
+    return copy
+
+
+def _carried_out(model: Model, opened: Model, rewrite: Rewrite, wish: Wish) -> tuple[Model, Done]:
+    """A rewrite on an opened copy of a model; the model itself where it finds no place."""
+    done = rewrite.carry_out(opened, wish)
+    if not done.places:
+        return model, done
+    opened.graph.cleanup(remove_unused_graph_inputs=False)
+    drop_shapes(opened.graph)
+    if (model.graph.opset or 1) < rewrite.opset:
+        raised = raise_opset(model, rewrite.opset)
+        return _carried_out(raised, _opened(raised), rewrite, wish)
+    return opened, done
