@@ -7,8 +7,10 @@ JOB.json: {"data": sample inputs as `.npz`, or null; "kind": "transformer" or an
 of a transformer}.
 """
 
+import contextlib
 import json
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +124,10 @@ def main(arguments: list[str]) -> None:
     """Run the peer named."""
     name, source, target, *job = arguments
     told = json.loads(Path(job[0]).read_text(encoding="utf-8")) if job else {"data": None, "kind": "unknown"}
-    PEERS[name].run(Path(source), Path(target), told)
+    files = Path(source).resolve(), Path(target).resolve()
+    # Some tools leave what they wrote in between where they stand.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        PEERS[name].run(*files, told)
 
 
 if __name__ == "__main__":
