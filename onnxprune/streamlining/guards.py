@@ -35,6 +35,10 @@ class _Guard:
     def scores(self) -> gs.Tensor:
         return self.softmax.inputs[0]
 
+    @property
+    def shares(self) -> gs.Tensor:
+        return self.softmax.outputs[0]
+
 
 def _carry_out(model: Model, _: Wish) -> Done:
     graph = model.graph
@@ -94,6 +98,8 @@ class _Moved:
         add, shares = producer(guard.scores), guard.node.outputs[0]
         if not over_last_axis(guard.softmax, self.rewriter.graph.opset or 1):
             raise Declined("the shares are not of the last axis")
+        if any(given is tensor for given in self.rewriter.graph.outputs for tensor in (guard.scores, guard.shares)):
+            raise Declined("the model gives out what it is computed from")
         if add is None or add.op != "Add" or add.domain or len(guard.scores.outputs) != 1:
             raise Declined(f"nothing bounds {guard.scores.name!r}, and no mask is added to it")
         if len(guard.softmax.outputs[0].outputs) != 2:

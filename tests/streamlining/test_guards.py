@@ -81,3 +81,13 @@ def test_a_where_that_puts_in_anything_but_zero_is_no_guard() -> None:
     net.output(net.op("Where", net.op("IsNaN", shares), net.constant(np.float32(0.5)), shares))
     done, left = moved_by(net, "nan-guards")
     assert (done.places, done.kept, left["IsNaN"]) == (0, (), 1)
+
+
+@pytest.mark.parametrize("kind", ["scores", "shares"])
+def test_a_guard_stays_where_the_model_gives_out_what_it_is_computed_from(kind: str) -> None:
+    """Minus infinity would be a low number in the scores, and NaN an equal share."""
+    net = guarded(-np.inf)
+    softmax = next(node for node in net.nodes if node.op_type == "Softmax")
+    net.output(softmax.input[0] if kind == "scores" else softmax.output[0])
+    done, _ = moved_by(with_blank_rows(net), "nan-guards")
+    assert done.places == 0
